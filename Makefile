@@ -1,0 +1,49 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up what it needs.
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON_IN := .venv/bin/python
+EYECHART := .venv/bin/eyechart
+
+.PHONY: help setup demo test test-slow check lint types reproduce golden mini-train pins format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv (idempotent; CPU or CUDA by what the machine has)
+	@bash scripts/setup.sh
+
+demo: setup ## evaluate one checkpoint on the mini suite and build the site
+	@$(EYECHART) demo
+
+test: setup ## fast tests: no network, no GPU
+	@$(PYTHON_IN) -m pytest -q
+
+test-slow: setup ## the tests that take minutes
+	@$(PYTHON_IN) -m pytest -q -m slow
+
+check: lint types test ## all guards: ruff, mypy, layers, house rules, fast tests
+
+lint: setup
+	@$(PYTHON_IN) -m ruff check .
+
+types: setup
+	@$(PYTHON_IN) -m mypy
+
+reproduce: setup ## make the results of record again and compare (hours of CPU)
+	@$(EYECHART) mini reproduce
+
+golden: setup ## write tests/golden anew; read the difference before committing it
+	@$(PYTHON_IN) -m pytest -q -m golden --write-golden
+
+mini-train: setup ## train the mini zoo and the mini LLM again (hours of CPU)
+	@$(EYECHART) mini train
+
+format: setup ## format the code
+	@$(PYTHON_IN) -m ruff format .
+
+pins: setup ## write constraints.txt anew from .venv
+	@bash scripts/pins.sh
+
+clean: ## remove caches and built outputs, keep .venv
+	@rm -rf .eyechart site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@find harness leaderboard tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The adapter between encoder and language model: module, packed data, training."""

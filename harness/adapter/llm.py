@@ -1,0 +1,119 @@
+"""The common language model and how a prompt becomes token ids around the visual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import harness
+import harness.torchvision_shim  # noqa: F401  (must precede transformers)
+from harness.digest import digest_arrays, digest_tree
+from harness.errors import DatasetError, IntegrityError, UsageError
+from harness.records import LLMRecipe
+
+IMAGE = "<image>"
+LOCAL_LLMS = {"mini-llm": Path(harness.__file__).parent / "mini" / "weights" / "llm"}
+"""Models that ship with Eyechart, by the name a protocol uses."""
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids before and after the visual tokens."""
+
+    prefix: tuple[int, ...]
+    tail: tuple[int, ...]
+
+
+class LanguageModel:
+    """A causal LM of `transformers` in float32 with its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._prompts: dict[str, Prompt] = {}
+
+    @property
+    def width(self) -> int:
+        """H, the width of the input embeddings."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def end_id(self) -> int:
+        """Token that ends an answer."""
+        return int(self.tokenizer.eos_token_id)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(…) int64 -> (…, H)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def encode_prompt(self, text: str, *, image: bool = True) -> Prompt:
+        """The chat template around `text`, split where the visual tokens go.
+
+        Raises:
+            DatasetError: the text contains the image placeholder itself.
+        """
+        if text not in self._prompts:
+            if IMAGE in text:
+                raise DatasetError("question contains the image placeholder", found=IMAGE, where=text[:60])
+            chat = [{"role": "user", "content": (IMAGE if image else "") + text}]
+            whole = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            before, after = whole.split(IMAGE) if image else ("", whole)
+            self._prompts[text] = Prompt(tuple(self.encode(before)), tuple(self.encode(after)))
+        return self._prompts[text]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids without markers."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def weight_digest(self) -> str:
+        """sha256 over all weights, independent of order."""
+        return digest_arrays({k: v.detach().cpu().numpy() for k, v in self.model.state_dict().items()})
+
+
+def locate_llm(name: str) -> Path:
+    """Folder of a language model that ships with Eyechart.
+
+    Raises:
+        UsageError: the protocol names a model this version does not know.
+    """
+    if name not in LOCAL_LLMS:
+        raise UsageError("unknown language model", found=name, expected=", ".join(sorted(LOCAL_LLMS)))
+    return LOCAL_LLMS[name]
+
+
+def llm_revision(folder: Path) -> str:
+    """sha256 over the model's files; what a protocol pins."""
+    return digest_tree({name: folder / name for name in MODEL_FILES})
+
+
+def load_llm(recipe: LLMRecipe, folder: Path | None = None) -> LanguageModel:
+    """Load the protocol's language model, float32, evaluation mode, eager attention.
+
+    Raises:
+        IntegrityError: the files are not those the protocol pins.
+    """
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    place = folder or locate_llm(recipe.name)
+    if (found := llm_revision(place)) != recipe.revision:
+        raise IntegrityError(
+            "language model differs from the protocol's revision",
+            where=recipe.name,
+            found=found[:16],
+            expected=recipe.revision[:16],
+            fix="restore the files from git, or use the protocol that pins these",
+        )
+    # Eager: on CPUs the fused kernel's backward pass is slower at these sizes (docs/performance.md).
+    model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager")
+    return LanguageModel(model.eval(), AutoTokenizer.from_pretrained(place))

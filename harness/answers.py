@@ -1,0 +1,191 @@
+"""The last stages of a unit: probe predictions and, per seed, the answers to every task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.adapter.llm import LanguageModel
+from harness.adapter.module import Adapter
+from harness.data import ClipFrames, Split, open_split
+from harness.digest import digest_bytes, digest_json
+from harness.engines.hf import HFEngine, Request
+from harness.features import FeatureSet
+from harness.files import read_parquet, write_parquet
+from harness.probe import cross_fit, fit_path
+from harness.records import Answer, Protocol, Task
+from harness.sample_tables import table_of_answers
+from harness.seeds import numpy_generator
+from harness.stages import Subject, adapter_job, load_adapter, load_features, open_subject
+
+Progress = Callable[[int, int], None]
+ANSWERS_VERSION = 1
+ENGINE = "hf"
+
+
+def shuffled_rows(count: int, task: str, seed: int) -> NDArray[np.int64]:
+    """A permutation without fixed points: row i gets another row's image."""
+    order = numpy_generator("shuffled-image", task, seed).permutation(count)
+    moved = np.empty(count, np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
+def answers_key(subject: Subject, task: Task, split: Split, made_by: str, seed: int, engine: str) -> str:
+    """Hash of everything that makes a task's answers."""
+    return digest_json(
+        {
+            "version": ANSWERS_VERSION,
+            "made_by": made_by,
+            "floor": subject.submission.floor,
+            "task": task.digest,
+            "dataset": split.digest,
+            "decoding": subject.protocol.recipe_digests["decoding"],
+            "video": subject.protocol.video,
+            "seed": seed,
+            "engine": engine,
+        }
+    )
+
+
+def answer_with(
+    llm: LanguageModel,
+    adapter: Adapter,
+    features: FeatureSet,
+    task: Task,
+    split: Split,
+    protocol: Protocol,
+    order: NDArray[np.int64] | None = None,
+    batch: int = 128,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Answers to every sample of a task.
+
+    Args:
+        llm: trained along or not.
+        adapter: of the same seed.
+        features: of the split's media; frames of a clip one after another.
+        task: how long an answer may be.
+        split: samples.
+        protocol: frames a clip.
+        order: (I,) which image each image is replaced with, for the shuffled floor.
+        batch: questions decoded together.
+        progress: called with (answers done, answers in all).
+    """
+    import torch
+
+    is_clip = isinstance(split.media, ClipFrames)
+    tokens = np.asarray(features.tokens)
+    if is_clip:
+        tokens = tokens.reshape(-1, protocol.video.frames, *tokens.shape[1:])
+    firsts = features.keys[:: protocol.video.frames] if is_clip else features.keys
+    place = {key: i for i, key in enumerate(firsts)}
+    order = np.arange(len(tokens)) if order is None else order
+
+    def visual(rows: Sequence[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            shown: torch.Tensor = adapter(torch.from_numpy(tokens[order[list(rows)]]).float())
+            return shown
+
+    limit = task.max_new_tokens or protocol.decoding.max_new_tokens
+    requests = [Request(place[s.media[0]], s.prompt, s.options, limit) for s in split.samples]
+    texts = HFEngine(llm, batch).answer(requests, visual, progress)
+    return [
+        Answer(
+            sample_id=sample.sample_id,
+            prompt_hash=digest_bytes(sample.prompt.encode())[:16],
+            answer=text,
+            status="scored",
+        )
+        for sample, text in zip(split.samples, texts, strict=True)
+    ]
+
+
+def answers_file(subject: Subject, key: str) -> Path:
+    """Where answers rest."""
+    return subject.home.answers / f"{key}.parquet"
+
+
+def seed_job(
+    *, subject: Subject, tasks: dict[str, Task], seed: int, batch: int, progress: Progress
+) -> dict[str, Any]:
+    """Train the adapter of one seed, then answer every task with it; finished parts are found again."""
+    asked = [task for task in tasks.values() if task.kind != "probe"]
+    steps = subject.protocol.adapter.steps
+    total = steps + sum(task.num_expected for task in asked)
+
+    def train_progress(done: int, _: int) -> None:
+        progress(done, total)
+
+    trained = adapter_job(subject=subject, tasks=tasks, seed=seed, progress=train_progress)
+    encoder = open_subject(subject)
+    loaded: tuple[Adapter, LanguageModel] | None = None
+    files, seconds, done = {}, {}, steps
+    for task in asked:
+        began = time.monotonic()
+        split = open_split(task, subject.data, subject.protocol.video.frames)
+        path = answers_file(subject, answers_key(subject, task, split, trained["key"], seed, ENGINE))
+        if not path.is_file():
+            loaded = loaded or load_adapter(subject, tasks, encoder, seed)
+            features = load_features(subject, tasks, f"{task.name}:test", encoder)
+            order = None
+            if subject.submission.floor == "shuffled-image":
+                frames = subject.protocol.video.frames if isinstance(split.media, ClipFrames) else 1
+                order = shuffled_rows(len(features.keys) // frames, task.name, seed)
+            base = done
+
+            def report(answered: int, _: int, base: int = base) -> None:
+                progress(base + answered, total)
+
+            adapter, llm = loaded[0], loaded[1]
+            answers = answer_with(llm, adapter, features, task, split, subject.protocol, order, batch, report)
+            write_parquet(path, table_of_answers(answers))
+        done += task.num_expected
+        progress(done, total)
+        files[task.name], seconds[task.name] = str(path), time.monotonic() - began
+    return {**trained, "answers": files, "answer_s": seconds}
+
+
+def probe_job(*, subject: Subject, tasks: dict[str, Task], name: str, progress: Progress) -> dict[str, Any]:
+    """Probe one task for every seed of the protocol: one path of fits, folds by seed."""
+    began = time.monotonic()
+    task, protocol = tasks[name], subject.protocol
+    encoder = open_subject(subject)
+    frames = protocol.video.frames
+    train, test = (open_split(task, subject.data, frames, part) for part in ("train", None))
+    fit_x, test_x = (load_features(subject, tasks, f"{name}:{part}", encoder).pooled for part in ("train", "test"))
+    path = fit_path(fit_x, train.labels, protocol.probe)
+    progress(1, 1 + len(protocol.seeds))
+    runs = {}
+    for done, seed in enumerate(protocol.seeds, 2):
+        seen = test_x[shuffled_rows(len(test_x), name, seed)] if subject.submission.floor == "shuffled-image" else test_x
+        result = cross_fit(path, seen, test.labels, protocol.probe, seed)
+        answers = [
+            Answer(sample_id=s.sample_id, prompt_hash=digest_bytes(b"")[:16], answer=str(int(p)), status="scored")
+            for s, p in zip(test.samples, result.predictions, strict=True)
+        ]
+        file = answers_file(subject, answers_key(subject, task, test, _probe_maker(subject, path), seed, "probe"))
+        write_parquet(file, table_of_answers(answers))
+        runs[seed] = {"answers": str(file), "lambdas": list(result.lambdas), "unconverged": list(result.unconverged)}
+        progress(done, 1 + len(protocol.seeds))
+    return {"task": name, "runs": runs, "seconds": time.monotonic() - began}
+
+
+def _probe_maker(subject: Subject, path: Any) -> str:
+    """What made the predictions: the fits themselves."""
+    return digest_json(
+        {
+            "recipe": subject.protocol.recipe_digests["probe"],
+            "weights": digest_bytes(b"".join(fit.weights.tobytes() for fit in path.fits)),
+        }
+    )
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Answers as a job left them."""
+    return [Answer(**row) for row in read_parquet(path).to_pylist()]

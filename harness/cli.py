@@ -1,0 +1,147 @@
+"""The command line: arguments in, one call, an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.errors import EyechartError, UsageError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exit code 2 and one line for wrong arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"see `{self.prog} --help`")
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, metavar="DIR", help="data and caches (default: $EYECHART_HOME or .eyechart)")
+
+
+def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
+    parser.add_argument("--protocol", default="mini", help="name or path of a protocol (default: mini)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="bundles (default: results below the home folder)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+    _add_places(parser)
+    return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options; tests/golden/cli.json freezes them."""
+    parser = _Parser(prog="eyechart", description="What can a language model see through your frozen vision encoder?")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="measure the example checkpoint and build the site")
+    demo.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
+    _add_places(demo)
+    _add_run(commands, "plan", "check everything and show what a run would do")
+    run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
+    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
+    run.add_argument("--batch", type=int, default=128, metavar="N", help="questions decoded together (speed only)")
+    _add_run(commands, "status", "show which units of a run are done")
+
+    ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
+    ingest.add_argument("results", type=Path, nargs="*", metavar="DIR", help="folders of bundles (default: results)")
+    ingest.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
+    ingest.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(ingest)
+    publish = commands.add_parser("publish", help="build the static site from the index")
+    publish.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
+    publish.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
+    publish.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
+    publish.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(publish)
+    _add_mini(commands)
+    return parser
+
+
+def _add_mini(commands: Any) -> None:
+    mini = commands.add_parser("mini", help="the embedded suite: data, zoo, language model, results of record")
+    parts = mini.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
+    texts = {
+        "data": "write the suite's datasets",
+        "train": "pre-train the zoo (hours of CPU), resumable",
+        "train-llm": "train the common mini language model, resumable",
+        "proof": "show what the language model answers from perfect text",
+        "record": "run every zoo member and floor into results/",
+        "reproduce": "run them again elsewhere and compare with results/",
+        "tables": "print the tables of docs/mini.md from results/",
+    }
+    for name, text in texts.items():
+        part = parts.add_parser(name, help=text, description=text)
+        _add_places(part)
+        if name in {"train", "train-llm"}:
+            part.add_argument("--out", type=Path, required=name == "train-llm", help="folder of the new weights")
+        if name in {"train", "record", "reproduce"}:
+            part.add_argument("--only", nargs="*", default=[], metavar="ID", help="some members only")
+            part.add_argument("--workers", type=int, metavar="N", help="members at a time (default: one a core)")
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    if arguments.command == "mini":
+        from harness import mini_commands
+
+        return mini_commands.run_part(arguments)
+    from harness import commands
+
+    table: dict[str, Command] = {
+        "demo": commands.demo,
+        "plan": commands.plan,
+        "run": commands.run,
+        "status": commands.status,
+        "ingest": commands.ingest_results,
+        "publish": commands.publish,
+    }
+    return table[arguments.command](arguments)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    # A second signal during the shutdown ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code (see harness/errors.py)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _dispatch(build_parser().parse_args(words))
+    except EyechartError as error:
+        print(f"eyechart: {error.line()}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        command = shlex.join(["eyechart", *words])
+        print(f"\neyechart: interrupted, state saved. Resume with: {command}", file=sys.stderr)
+        return 143 if error.args == (signal.SIGTERM,) else 130
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  (the last stop: one line for the person, the rest in a file)
+        with tempfile.NamedTemporaryFile("w", prefix="eyechart-bug-", suffix=".txt", delete=False) as report:
+            traceback.print_exc(file=report)
+        print(f"eyechart: internal bug ({type(error).__name__}). The traceback is in {report.name}.", file=sys.stderr)
+        return 10
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What each command does, in terms of the stages. Heavy modules are imported by the commands that run them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.home import Home, find_home
+from harness.progress import Stage, spell_time
+from harness.tables import spell_bytes, text_table
+
+RESULTS = Path("results")
+
+
+def _results_of(arguments: argparse.Namespace, home: Home) -> Path:
+    return Path(arguments.results) if arguments.results else home.results
+
+
+def ensure_suite(suite: str, home: Home) -> None:
+    """Write the embedded suite's data where it is missing; other suites are fetched by their owners."""
+    if suite != "mini":
+        return
+    from harness.mini.suite import DATASETS, suite_digests, write_suite
+
+    if len(suite_digests(home.data(suite))) < len(DATASETS):
+        show = Stage("mini suite", "datasets")
+        write_suite(home.data(suite), progress=show)
+        show.close()
+
+
+def _make_plan(arguments: argparse.Namespace) -> Any:
+    from harness.plan import make_plan
+    from harness.protocol import read_protocol
+
+    home = find_home(arguments.home)
+    if not arguments.manifest.is_file():
+        raise UsageError("no such manifest", where=str(arguments.manifest))
+    ensure_suite(read_protocol(arguments.protocol).suite, home)
+    return make_plan(arguments.manifest, arguments.protocol, home, [_results_of(arguments, home)])
+
+
+def _units(plan: Any) -> list[dict[str, Any]]:
+    return [
+        {"task": u.task.name, "seed": u.seed, "state": "done" if u.bundle else "pending", "bundle": str(u.bundle or "")}
+        for u in plan.units
+    ]
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Check everything and print what a run would do."""
+    made = _make_plan(arguments)
+    recipe = made.subject.protocol.adapter
+    facts = {
+        "encoder": made.subject.submission.id,
+        "protocol": made.subject.protocol.name,
+        "family": made.subject.submission.family,
+        "num_params": made.num_params,
+        "grid": list(made.grid),
+        "images": made.num_images,
+        "adapter_steps": recipe.steps * len(made.subject.protocol.seeds),
+        "disk_bytes": made.disk_bytes,
+        "units": len(made.units),
+        "pending": len(made.pending),
+    }
+    if arguments.json:
+        print(json.dumps({**facts, "list": _units(made)}, indent=1))
+        return 0
+    rows = [
+        ["encoder", f"{facts['encoder']} ({facts['family']}), {made.num_params:,} parameters"],
+        ["grid", f"{made.grid[0]} x {made.grid[1]}, budget {made.subject.protocol.tokens.budget} tokens"],
+        ["encode", f"{made.num_images:,} images and frames, at most"],
+        ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
+        ["disk", spell_bytes(made.disk_bytes)],
+        ["units", f"{len(made.units)} ({len(made.pending)} pending)"],
+    ]
+    print(text_table(["plan", made.subject.protocol.name], rows))
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print which units are done."""
+    made = _make_plan(arguments)
+    if arguments.json:
+        print(json.dumps({"units": _units(made)}, indent=1))
+        return 0
+    print(text_table(["task", "seed", "state", "bundle"], [[*map(str, u.values())] for u in _units(made)]))
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure an encoder."""
+    made = _make_plan(arguments)
+    home = find_home(arguments.home)
+    report = carry_out(made, _results_of(arguments, home), arguments.workers, arguments.batch)
+    if arguments.json:
+        print(json.dumps({"bundles": [str(b) for b in report.bundles], "stages_s": report.stages_s}, indent=1))
+        return 0
+    where = report.bundles[0].parent
+    print(f"{len(report.bundles)} bundles in {where}. Next: eyechart ingest {where.parent.parent} && eyechart publish")
+    return 0
+
+
+def carry_out(made: Any, results: Path, workers: int | None = None, batch: int = 128) -> Any:
+    """Run a plan on this machine with progress on stderr."""
+    from harness.executors.local import LocalExecutor
+    from harness.run import run_plan
+
+    if batch < 1 or (workers is not None and workers < 1):
+        raise UsageError("--workers and --batch must be at least 1")
+    with LocalExecutor(workers) as executor:
+        return run_plan(made, results, executor, Stage, batch)
+
+
+def ingest_results(arguments: argparse.Namespace) -> int:
+    """Verify bundles and load them."""
+    from harness.store import ingest
+
+    home = find_home(arguments.home)
+    report = ingest(arguments.db or home.database, *(arguments.results or [RESULTS]))
+    if arguments.json:
+        print(
+            json.dumps(
+                {"db": str(report.db), "bundles": report.num_bundles, "samples": report.num_samples, "cells": report.num_cells},
+                indent=1,
+            )
+        )
+    else:
+        print(f"{report.num_bundles} bundles, {report.num_samples:,} samples, {report.num_cells} cells in {report.db}")
+    for name in ("set_aside", "incomplete", "uncommitted"):
+        for item in getattr(report, name):
+            print(f"  {name.replace('_', ' ')}: {item}")
+    return 0
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """Build the static site."""
+    from leaderboard.build import build_site
+
+    home = find_home(arguments.home)
+    pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
+    report = build_site(arguments.db or home.database, arguments.site, pairs)
+    if arguments.json:
+        print(json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1))
+    else:
+        print(f"{report.pages} pages, {spell_bytes(report.bytes)}: {report.index}")
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Measure the example checkpoint as a submitter would, beside the results of record."""
+    from harness.mini.members import WEIGHTS
+    from harness.plan import make_plan
+    from harness.store import ingest
+    from leaderboard.build import build_site
+
+    began = time.monotonic()
+    home = find_home(arguments.home)
+    results = home.root / "demo-results"
+    ensure_suite("mini", home)
+    made = make_plan(WEIGHTS / "demo.toml", "mini", home, [results])
+    print(f"eyechart run {WEIGHTS.name}/demo.toml --protocol mini: {len(made.pending)} of {len(made.units)} units to do")
+    carry_out(made, results)
+    roots = [root for root in (RESULTS, results) if root.is_dir()]
+    database = home.root / "demo.duckdb"
+    ingest(database, *roots)
+    pairs = RESULTS / "pairs.toml"
+    report = build_site(database, arguments.site, pairs if pairs.is_file() else None)
+    print(_demo_table(database, made.subject.submission.id))
+    print("The mini suite is a toy world: a demonstration and a regression instrument, not a verdict on real encoders.")
+    print(f"Site: {report.index} ({report.pages} pages). Whole demo: {spell_time(time.monotonic() - began)}.")
+    return 0
+
+
+def _demo_table(database: Path, encoder: str) -> str:
+    from harness.store import open_store
+
+    connection = open_store(database)
+    try:
+        query = (
+            "SELECT l.task, l.value, l.ci_low, l.ci_high, l.num_seeds, b.value FROM leaderboard l LEFT JOIN leaderboard b "
+            "ON b.task = l.task AND b.protocol = l.protocol AND b.encoder = 'floor-blind' WHERE l.encoder = ? ORDER BY ALL"
+        )
+        found = connection.execute(query, [encoder]).fetchall()
+    finally:
+        connection.close()
+    rows = []
+    for task, value, low, high, seeds, blind in found:
+        shown = ["incomplete", ""] if value is None else [f"{value:.1%}", f"[{low:.1%}, {high:.1%}]"]
+        lift = "no blind floor" if value is None or blind is None else f"{(value - blind) * 100:+.1f} points"
+        rows.append([task.removeprefix("eyechart_"), *shown, lift, str(seeds)])
+    return text_table(["task", "score", "95 % interval", "lift over blind", "seeds"], rows, numbers=(1, 2, 3, 4))

@@ -1,0 +1,200 @@
+"""The rows of a task's split and the images or frames they hang on.
+
+A dataset is a folder with Parquet files, clips for video, and DATASET.json: its digest (over decoded
+pixels and all other columns, so independent of how images are compressed), the rows of each split, and
+the sha256 of each Parquet file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import prompts
+from harness.digest import digest_file
+from harness.errors import DatasetError, IntegrityError
+from harness.files import read_json, read_parquet
+from harness.images import decode_clip, decode_rgb
+from harness.records import Sample, Task
+
+RGB = NDArray[np.uint8]
+NOTE = "DATASET.json"
+
+
+class EncodedImages:
+    """Encoded image files in memory, by unique key."""
+
+    def __init__(self, keys: list[str], files: list[bytes], where: str) -> None:
+        self.keys, self._files, self._where = keys, files, where
+
+    def load(self, i: int) -> RGB:
+        """(H, W, 3) uint8 of row i.
+
+        Raises:
+            DatasetError: the image cannot be decoded.
+        """
+        return decode_rgb(self._files[i], f"{self._where}: image {self.keys[i]}")
+
+
+class ClipFrames:
+    """Frames of mp4 files; keys are "<clip>/<frame>", a clip's frames one after another."""
+
+    def __init__(self, clips: list[str], folder: Path, frames: int) -> None:
+        self.keys = [f"{clip}/{frame}" for clip in clips for frame in range(frames)]
+        self._clips, self._folder, self._frames = clips, folder, frames
+        self._last: tuple[int, list[RGB]] = (-1, [])
+
+    def load(self, i: int) -> RGB:
+        """(H, W, 3) uint8 of one frame; a clip is decoded once while its frames are asked in order.
+
+        Raises:
+            DatasetError: the clip is missing or cannot be decoded.
+        """
+        clip, frame = divmod(i, self._frames)
+        if self._last[0] != clip:
+            path = self._folder / f"{self._clips[clip]}.mp4"
+            if not path.is_file():
+                raise DatasetError("clip is missing", where=str(path))
+            self._last = clip, decode_clip(path, self._frames, where=str(path))
+        return self._last[1][frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One split, ready to be encoded, asked and scored."""
+
+    path: Path
+    """The Parquet file."""
+    digest: str
+    """sha256 of the dataset."""
+    samples: list[Sample]
+    media: EncodedImages | ClipFrames
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(n,) for probes, empty otherwise."""
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """DATASET.json of a dataset.
+
+    Raises:
+        DatasetError: the dataset is not there, or the note is damaged.
+    """
+    if not (folder / NOTE).is_file():
+        raise DatasetError("dataset is missing", where=str(folder), fix="run `eyechart mini data` to write it")
+    try:
+        note: dict[str, Any] = read_json(folder / NOTE)
+        return {"digest": str(note["digest"]), "rows": dict(note["rows"]), "files": dict(note["files"])}
+    except (IntegrityError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError("the dataset's note is damaged", where=str(folder / NOTE), found=str(error)) from error
+
+
+def check_dataset(folder: Path, expected: str) -> str:
+    """The dataset's digest, after comparing it with the pinned one and each file with its hash.
+
+    Raises:
+        DatasetError: the digest differs, or a file is missing or changed; names the first image that no
+            longer decodes where there is one.
+    """
+    note = read_note(folder)
+    if expected not in {"UNPINNED", note["digest"]}:
+        raise DatasetError(
+            "dataset is not the pinned one", where=str(folder), found=note["digest"][:16], expected=expected[:16]
+        )
+    for name, recorded in note["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DatasetError("file of a dataset is missing", where=str(path))
+        if (found := digest_file(path)) != recorded:
+            _name_broken_image(path)
+            raise DatasetError(
+                "file of a dataset has changed",
+                where=str(path),
+                found=f"sha256 {found[:16]}",
+                expected=recorded[:16],
+                fix="remove the dataset's folder and run `eyechart mini data`",
+            )
+    return str(note["digest"])
+
+
+def _name_broken_image(path: Path) -> None:
+    """Raise for the first image of a changed file that does not decode; a better message than the hash."""
+    for number, row in enumerate(read_rows(path)):
+        if isinstance(cell := row.get("image"), Mapping):
+            decode_rgb(cell["bytes"] or b"", f"{path}: row {number}, column image")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a split.
+
+    Raises:
+        DatasetError: the file is missing, unreadable or empty.
+    """
+    if not path.is_file():
+        raise DatasetError("split is missing", where=str(path))
+    try:
+        rows: list[dict[str, Any]] = read_parquet(path).to_pylist()
+    except IntegrityError as error:
+        raise DatasetError("split cannot be read", where=str(path), found=error.found or str(error)) from error
+    if not rows:
+        raise DatasetError("split is empty", where=str(path), found="0 rows", expected="at least one")
+    return rows
+
+
+def open_split(task: Task, root: Path, frames: int, split: str | None = None) -> Split:
+    """Samples and media of a task.
+
+    Args:
+        task: which dataset and split.
+        root: the suite's data folder.
+        frames: frames a clip, from the protocol.
+        split: another split than the task's, e.g. "train" for probes.
+
+    Raises:
+        DatasetError: missing, changed or empty data, or another number of rows than the task expects.
+    """
+    folder = root / task.dataset
+    digest = check_dataset(folder, task.dataset_digest)
+    path = folder / f"{split or task.split}.parquet"
+    rows = read_rows(path)
+    if split is None and len(rows) != task.num_expected:
+        raise DatasetError(
+            "split has another number of rows", where=str(path), found=str(len(rows)), expected=str(task.num_expected)
+        )
+    if task.kind == "probe":
+        keys = [f"{split or task.split}-{i}" for i in range(len(rows))]
+        media = EncodedImages(keys, [row["image"]["bytes"] or b"" for row in rows], str(path))
+        labels = np.array([row["label"] for row in rows], np.int64)
+        samples = [
+            Sample(sample_id=key, cluster=key, media=(key,), prompt="", references=(str(label),))
+            for key, label in zip(keys, labels, strict=True)
+        ]
+        return Split(path, digest, samples, media, labels)
+    return Split(path, digest, [_sample(task, row, frames) for row in rows], _media(task, rows, folder, path, frames))
+
+
+def _sample(task: Task, row: dict[str, Any], frames: int) -> Sample:
+    cluster = prompts.cluster(task, row)
+    return Sample(
+        sample_id=prompts.sample_id(task, row),
+        cluster=cluster,
+        media=tuple(f"{cluster}/{i}" for i in range(frames)) if "video" in row else (cluster,),
+        prompt=prompts.build_prompt(task, row),
+        references=prompts.references(task, row),
+        options=prompts.options(task, row),
+    )
+
+
+def _media(
+    task: Task, rows: Sequence[dict[str, Any]], folder: Path, path: Path, frames: int
+) -> EncodedImages | ClipFrames:
+    """Each image or clip once, in order of first use."""
+    first = {prompts.cluster(task, row): row for row in reversed(rows)}
+    ordered = dict.fromkeys(prompts.cluster(task, row) for row in rows)
+    if "video" in rows[0]:
+        return ClipFrames(list(ordered), folder / "clips", frames)
+    return EncodedImages(list(ordered), [first[key]["image"]["bytes"] or b"" for key in ordered], str(path))

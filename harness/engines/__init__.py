@@ -1,0 +1,1 @@
+"""Engines: prompts and visual tokens in, answers out."""

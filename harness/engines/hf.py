@@ -1,0 +1,137 @@
+"""The reference engine: greedy decoding with `transformers`, the image prefix computed once.
+
+Questions of equal length are decoded together, so no batch holds padding and an answer does not depend on
+what it was batched with beyond the rounding of fp32 sums (a test compares batches of 1 and of 64).
+Letters: Q questions, I images, P prefix length, H LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from harness.adapter.llm import LanguageModel
+from harness.errors import DatasetError
+
+IMAGE_CHUNK = 128
+"""Images whose prefixes are held at a time."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question about one image or clip."""
+
+    media: int
+    """Row of the visual tokens."""
+    prompt: str
+    options: tuple[str, ...]
+    """Letters of a multiple choice; empty for open answers."""
+    max_new_tokens: int
+
+
+class HFEngine:
+    """Answers requests about visual tokens.
+
+    Args:
+        llm: the language model, already trained along where the protocol says so.
+        batch: questions decoded together; moves speed only.
+    """
+
+    def __init__(self, llm: LanguageModel, batch: int = 128) -> None:
+        self._llm, self._batch = llm, batch
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        requests: Sequence[Request],
+        visual: Callable[[Sequence[int]], Tensor],
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Answers in the order of the requests.
+
+        Args:
+            requests: any order; several may share an image.
+            visual: rows -> (I, N, H) visual tokens of these images.
+            progress: called with (answers done, answers in all).
+
+        Raises:
+            DatasetError: an option is not a single token of the LLM.
+        """
+        answers = [""] * len(requests)
+        done = 0
+        images = sorted({r.media for r in requests})
+        for start in range(0, len(images), IMAGE_CHUNK):
+            chunk = images[start : start + IMAGE_CHUNK]
+            place = {image: row for row, image in enumerate(chunk)}
+            prefix = self._read_prefix(visual(chunk))
+            here = [i for i, r in enumerate(requests) if r.media in place]
+            for part in self._batches(here, requests):
+                rows = torch.tensor([place[requests[i].media] for i in part])
+                for i, text in zip(part, self._decode([requests[i] for i in part], prefix, rows), strict=True):
+                    answers[i] = text
+                done += len(part)
+                if progress:
+                    progress(done, len(requests))
+        return answers
+
+    def _batches(self, indices: Sequence[int], requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Indices in batches of equal tail length and equal decoding."""
+
+        def key(i: int) -> tuple[int, tuple[str, ...], int]:
+            request = requests[i]
+            length = len(self._llm.encode_prompt(request.prompt).tail)
+            return length, request.options, request.max_new_tokens
+
+        for _, group in groupby(sorted(indices, key=key), key):
+            members = list(group)
+            for start in range(0, len(members), self._batch):
+                yield members[start : start + self._batch]
+
+    def _read_prefix(self, visual: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer for the chat opening and the visual tokens, (I, heads, P, d)."""
+        opening = torch.tensor(self._llm.encode_prompt("").prefix)
+        embeds = torch.cat([self._llm.embed(opening).expand(len(visual), -1, -1), visual], 1)
+        cache = DynamicCache()
+        self._llm.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _decode(self, requests: list[Request], prefix: list[tuple[Tensor, Tensor]], rows: Tensor) -> list[str]:
+        """Greedy answers of one batch; a choice is one token among its letters."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(prefix):
+            cache.update(keys[rows], values[rows], layer)
+        tail = torch.tensor([self._llm.encode_prompt(r.prompt).tail for r in requests])
+        letters = self._letter_ids(requests[0].options)
+        logits = self._step(tail, cache)
+        if letters:
+            best = logits[:, letters].argmax(1)
+            return [requests[0].options[int(i)] for i in best]
+        end = self._llm.end_id
+        tokens = logits.argmax(1)
+        generated = [tokens]
+        finished = tokens == end
+        while not bool(finished.all()) and len(generated) < requests[0].max_new_tokens:
+            tokens = self._step(tokens[:, None], cache).argmax(1)
+            generated.append(tokens)
+            finished |= tokens == end
+        table = torch.stack(generated, 1).tolist()
+        return [self._llm.decode(ids[: ids.index(end)] if end in ids else ids) for ids in table]
+
+    def _step(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """(Q, L) new ids -> (Q, V) logits after the last one."""
+        out = self._llm.model.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        logits: Tensor = self._llm.model.lm_head(out.last_hidden_state[:, -1])
+        return logits
+
+    def _letter_ids(self, options: tuple[str, ...]) -> list[int]:
+        ids = [self._llm.encode(option) for option in options]
+        if any(len(one) != 1 for one in ids):
+            raise DatasetError("an option is not a single token of the language model", found=str(options))
+        return [one[0] for one in ids]

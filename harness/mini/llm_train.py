@@ -1,0 +1,212 @@
+"""Train the mini language model on text only: perfect maps of scenes and clips, and what is asked of them.
+
+Source of the architecture: Qwen2 (arXiv 2407.10671) as `transformers` implements it, 0.9 M parameters.
+It never sees a pixel. Kinds of question that lag behind are asked more often, by the accuracy on the last
+steps, so that the mean does not hide a weak one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import harness.torchvision_shim  # noqa: F401  (must precede transformers)
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits
+from harness.adapter.llm import LanguageModel
+from harness.files import write_atomic
+from harness.mini.clips import sample_clips
+from harness.mini.language import (
+    DESCRIBE,
+    DESCRIBE_CLIP,
+    STILL_KINDS,
+    ask,
+    ask_clip,
+    clip_map,
+    describe,
+    describe_clip,
+    text_map,
+)
+from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
+from harness.mini.textmap import embed_maps, encode_maps
+from harness.mini.tokenizer import build_tokenizer
+from harness.mini.world import sample_scenes
+from harness.prompts import LETTERS
+from harness.seeds import derive_seed
+
+WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 384
+BATCH = 48
+QUESTIONS = 7
+CLIP_FRAMES = (1, 3, 5, 7)
+"""The frames that the protocol's rule picks from eight: the centre of each quarter."""
+MUON_LR, ADAM_LR = 0.02, 3e-3
+MAX_NOISE = 0.4
+"""Noise on the map, in standard deviations of the embedding table; half of the rows get none."""
+LOG_EVERY, SAVE_EVERY = 100, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A stretch of the training with its own learning-rate schedule."""
+
+    steps: int
+    schedule_steps: int
+    """Length of the schedule; longer than `steps` when the leg ends before the rate has come down."""
+    warmup: int
+    clip_every: int
+    """Every so many steps the batch is clips."""
+    describe_clips: bool
+
+
+LEGS = (
+    Leg(steps=1_500, schedule_steps=3_000, warmup=100, clip_every=5, describe_clips=False),
+    # The first leg left the choice about clips at chance: from here on clips are described too, which
+    # tells the direction without the letters, and come more often. docs/decisions/0002 has the curve.
+    Leg(steps=2_500, schedule_steps=2_500, warmup=50, clip_every=3, describe_clips=True),
+)
+STEPS = sum(leg.steps for leg in LEGS)
+
+
+def leg_at(step: int) -> tuple[Leg, int]:
+    """The leg of a step and the step's number within it."""
+    for leg in LEGS:
+        if step < leg.steps:
+            return leg, step
+        step -= leg.steps
+    return LEGS[-1], LEGS[-1].steps - 1
+
+
+def build_llm(seed: int = 0) -> LanguageModel:
+    """A freshly initialised mini language model with its tokenizer."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = build_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(derive_seed("mini-llm", seed) % 2**31)
+    return LanguageModel(Qwen2ForCausalLM(config), tokenizer)
+
+
+class _Kinds:
+    """Running error of each question kind, and how often it is asked."""
+
+    def __init__(self) -> None:
+        self.error = dict.fromkeys((*STILL_KINDS, "describe", "video", "describe_clip"), 1.0)
+
+    def choose(self, rng: random.Random) -> str:
+        weights = [0.1 + self.error[kind] ** 0.5 for kind in STILL_KINDS]
+        return rng.choices(STILL_KINDS, weights)[0]
+
+    def note(self, kind: str, wrong: float) -> None:
+        self.error[kind] += 0.01 * (wrong - self.error[kind])
+
+
+def _still_rows(
+    llm: LanguageModel, rng: random.Random, kinds: _Kinds
+) -> tuple[list[Any], list[list[Exchange]], list[list[str]]]:
+    """Maps, packed exchanges and the kind of each exchange, for one batch of scenes."""
+    scenes = sample_scenes("train", BATCH, seed=rng.randrange(2**40))
+    rows, names = [], []
+    for scene in scenes:
+        row, name = [encode_exchange(llm, DESCRIBE, describe(scene))], ["describe"]
+        while len(row) <= QUESTIONS:
+            question = ask(scene, kinds.choose(rng), rng)
+            if question is not None:
+                row.append(encode_exchange(llm, question.prompt, question.answer))
+                name.append(question.kind)
+        rows.append(row)
+        names.append(name)
+    return [text_map(s) for s in scenes], rows, names
+
+
+def _clip_rows(
+    llm: LanguageModel, rng: random.Random, leg: Leg
+) -> tuple[list[Any], list[list[Exchange]], list[list[str]]]:
+    clips = sample_clips("train", BATCH, seed=rng.randrange(2**40))
+    rows = []
+    names = ["video", "video", "video"] if leg.describe_clips else ["video", "video"]
+    for clip in clips:
+        asked = [ask_clip(clip, rng, i % 2) for i in range(len(names))]
+        row = [encode_exchange(llm, q.prompt, LETTERS[q.answer]) for q in asked]
+        if leg.describe_clips:
+            row.append(encode_exchange(llm, DESCRIBE_CLIP, describe_clip(clip)))
+        rows.append(row)
+    names = [*names, "describe_clip"] if leg.describe_clips else names
+    return [clip_map(c, CLIP_FRAMES) for c in clips], rows, [names] * BATCH
+
+
+def _note_errors(
+    kinds: _Kinds, rows: list[list[Exchange]], names: list[list[str]], right: torch.Tensor
+) -> None:
+    """Charge each exchange's kind with whether all its answer tokens were right."""
+    position = 0
+    for row, name in zip(rows, names, strict=True):
+        for exchange, kind in zip(row, name, strict=True):
+            length = len(exchange.answer)
+            kinds.note(kind, 0.0 if bool(right[position : position + length].all()) else 1.0)
+            position += length
+
+
+def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
+    """Train and save; returns the folder with the model, its tokenizer and curve.json. Resumable."""
+    llm = build_llm(seed)
+    modules: dict[str, nn.Module] = {"llm": llm.model}
+    optimisers = build_optimisers(modules, MUON_LR, ADAM_LR)
+    work.mkdir(parents=True, exist_ok=True)
+    state, curve_file = work / "training.safetensors", work / "curve.json"
+    first, _ = load_training(state, modules, optimisers)
+    record = json.loads(curve_file.read_text()) if first else {"curve": [], "error": None}
+    kinds = _Kinds()
+    kinds.error |= record["error"] or {}
+    opening = llm.encode_prompt(DESCRIBE).prefix
+    started = time.monotonic()
+    for step in range(first, steps):
+        leg, place = leg_at(step)
+        set_progress(optimisers, place, leg.schedule_steps, leg.warmup)
+        rng = random.Random(derive_seed("mini-llm-step", seed, step))
+        torch.manual_seed(derive_seed("mini-llm-noise", seed, step) % 2**31)
+        is_clip = place % leg.clip_every == leg.clip_every - 1
+        maps, rows, names = _clip_rows(llm, rng, leg) if is_clip else _still_rows(llm, rng, kinds)
+        visual = embed_maps(llm, encode_maps(llm, maps))
+        strength = (torch.rand(BATCH, 1, 1) * 2 - 1).clamp(min=0) * MAX_NOISE
+        visual = visual + torch.randn_like(visual) * strength * llm.embed(torch.arange(5)).detach().std()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, labels = packed_logits(llm, visual, opening, pack(rows, len(opening) + visual.shape[1]))
+        loss = functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(llm.model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        _note_errors(kinds, rows, names, logits.argmax(1) == labels)
+        if (step + 1) % LOG_EVERY == 0:
+            row = {"step": step + 1, "loss": round(float(loss.detach()), 4)}
+            row |= {f"right_{k}": round(1 - e, 4) for k, e in kinds.error.items()}
+            record["curve"].append(row)
+            print(json.dumps(row), f"{(time.monotonic() - started) / (step + 1 - first):.3f} s/step", flush=True)
+        if (step + 1) % SAVE_EVERY == 0:
+            record["error"] = kinds.error
+            write_atomic(curve_file, json.dumps(record, indent=1).encode() + b"\n")
+            save_training(state, modules, optimisers, step + 1)
+    llm.model.half().save_pretrained(work)
+    llm.tokenizer.save_pretrained(str(work))
+    return work

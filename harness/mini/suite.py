@@ -1,0 +1,302 @@
+"""Write the mini suite's datasets: Parquet with the hub datasets' schemas, real mp4 clips.
+
+Everything follows from SUITE_VERSION and the counts below. Digests cover decoded pixels and all other
+columns, so they do not depend on the PNG or mp4 encoder; the clips' digests cover the frames drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.data import NOTE, read_note
+from harness.digest import digest_bytes, digest_file, digest_json
+from harness.errors import DatasetError
+from harness.files import require_free, write_atomic, write_json, write_parquet
+from harness.mini import schemas
+from harness.mini.clips import NUM_FRAMES, Clip, encode_mp4, render_frame, sample_clips
+from harness.mini.language import DESCRIBE, VQA_KINDS, ask, ask_clip, describe
+from harness.mini.world import NUM_CLASSES, SIDE, Scene, class_name, class_of, render, sample_scenes
+from harness.prompts import LETTERS
+from harness.seeds import derive_seed
+
+SUITE_VERSION = 1
+NUM_PROBE_TRAIN, NUM_PROBE_TEST = 8_000, 2_000
+NUM_VQA = 1_250
+NUM_SIGNS = NUM_REC = NUM_VIDEO = 1_000
+NUM_DIGITS_TRAIN = 797
+NUM_MIXTURE, NUM_MIXTURE_CLIPS = 10_000, 1_500
+
+EXCHANGE = pa.struct([("kind", pa.string()), ("prompt", pa.string()), ("answer", pa.string())])
+MIXTURE_SCHEMA = pa.schema(
+    [("image_id", pa.int64()), ("image", schemas.IMAGE), ("exchanges", pa.list_(EXCHANGE))]
+)
+MIXTURE_CLIP_SCHEMA = pa.schema([("video", pa.int64()), ("exchanges", pa.list_(EXCHANGE))])
+
+Row = dict[str, Any]
+Pixels = NDArray[np.uint8]
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """PNG bytes of an RGB or greyscale picture."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG", compress_level=1)
+    return target.getvalue()
+
+
+class _Writer:
+    """Collects a dataset's splits and clips; its digest covers what was drawn, not how it is stored."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._facts: list[str] = []
+        self._rows: dict[str, int] = {}
+        self._files: dict[str, str] = {}
+
+    def split(self, name: str, rows: Sequence[Row], pictures: Sequence[Pixels], schema: pa.Schema) -> None:
+        """Write one Parquet file; `pictures` are what the rows' images decode to, in order."""
+        for i, row in enumerate(rows):
+            plain = {k: v for k, v in row.items() if k != "image"}
+            pixels = digest_bytes(pictures[i].tobytes()) if pictures else ""
+            self._facts.append(digest_json([name, plain, pixels]))
+        path = self.folder / f"{name}.parquet"
+        write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema))
+        self._rows[name], self._files[path.name] = len(rows), digest_file(path)
+
+    def clip(self, name: int, clip: Clip) -> None:
+        """Write one mp4 below clips/."""
+        frames = np.stack([render_frame(clip, i) for i in range(NUM_FRAMES)])
+        self._facts.append(digest_json([name, digest_bytes(frames.tobytes())]))
+        write_atomic(self.folder / "clips" / f"{name}.mp4", encode_mp4(clip))
+
+    def close(self) -> str:
+        """Write DATASET.json last: without it the dataset does not exist."""
+        digest = digest_json({"version": SUITE_VERSION, "facts": self._facts})
+        write_json(self.folder / NOTE, {"digest": digest, "rows": self._rows, "files": self._files})
+        return digest
+
+
+def _write_probe(writer: _Writer) -> None:
+    schema = schemas.image_schema([class_name(i) for i in range(NUM_CLASSES)])
+    for split, source, count in (("train", "train", NUM_PROBE_TRAIN), ("test", "test", NUM_PROBE_TEST)):
+        scenes = sample_scenes("train" if source == "train" else "test", count, seed=101)
+        pictures = [render(s) for s in scenes]
+        rows = [schemas.image_row(encode_png(p), class_of(s)) for s, p in zip(scenes, pictures, strict=True)]
+        writer.split(split, rows, pictures, schema)
+
+
+def _write_vqa(writer: _Writer) -> None:
+    """Kinds in turn, two questions an image; a scene that cannot answer its kind is asked the next time."""
+    rng = random.Random(derive_seed("mini-vqa"))
+    rows: list[Row] = []
+    pictures: list[Pixels] = []
+    for image_id, scene in enumerate(sample_scenes("test", 2 * NUM_VQA, seed=102)):
+        picture = render(scene)
+        for kind in (VQA_KINDS[(len(rows) + i) % len(VQA_KINDS)] for i in range(2)):
+            question = ask(scene, kind, rng)
+            if question is None or len(rows) == NUM_VQA:
+                break
+            rows.append(
+                schemas.vqa_row(
+                    image=encode_png(picture),
+                    image_id=image_id,
+                    question_id=len(rows),
+                    question=question.text,
+                    answer=question.answer,
+                    question_type=kind,
+                )
+            )
+            pictures.append(picture)
+    writer.split("validation", rows, pictures, schemas.VQA_SCHEMA)
+
+
+def _write_signs(writer: _Writer) -> None:
+    rng = random.Random(derive_seed("mini-signs"))
+    scenes = sample_scenes("test", NUM_SIGNS, seed=103, with_sign=True)
+    pictures = [render(s) for s in scenes]
+    rows = []
+    for i, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
+        question = ask(scene, "sign", rng)
+        assert question is not None
+        rows.append(
+            schemas.signs_row(
+                image=encode_png(picture),
+                width=SIDE,
+                height=SIDE,
+                image_id=f"sign-{i}",
+                question_id=i,
+                question=question.text,
+                answers=question.answer,
+                ocr_tokens=[question.answer],
+            )
+        )
+    writer.split("validation", rows, pictures, schemas.SIGNS_SCHEMA)
+
+
+def _write_rec(writer: _Writer) -> None:
+    """Up to two objects a scene, the dominant one included."""
+    rng = random.Random(derive_seed("mini-rec"))
+    rows: list[Row] = []
+    pictures: list[Pixels] = []
+    for image_id, scene in enumerate(sample_scenes("test", NUM_REC, seed=104)):
+        picture = render(scene)
+        order = rng.sample(range(len(scene.things)), min(2, len(scene.things)))
+        for index in order[: NUM_REC - len(rows)]:
+            only = Scene((scene.things[index],), None, 0)
+            question = ask(only, "rec", rng)
+            assert question is not None
+            assert question.box is not None
+            rows.append(
+                schemas.rec_row(
+                    image=encode_png(picture),
+                    width=SIDE,
+                    height=SIDE,
+                    image_id=image_id,
+                    object_index=index,
+                    question_id=f"{image_id}-{index}",
+                    expression=question.text,
+                    box=question.box,
+                )
+            )
+            pictures.append(picture)
+    writer.split("test", rows, pictures, schemas.REC_SCHEMA)
+
+
+def _write_video(writer: _Writer) -> None:
+    rng = random.Random(derive_seed("mini-video"))
+    rows = []
+    for i, clip in enumerate(sample_clips("test", NUM_VIDEO, seed=105)):
+        choice = ask_clip(clip, rng)
+        writer.clip(i, clip)
+        rows.append(
+            schemas.video_row(
+                video=i,
+                frame_count=NUM_FRAMES,
+                width=SIDE,
+                height=SIDE,
+                question=choice.text,
+                options=choice.options,
+                answer=choice.answer,
+                qid=i,
+                kind="TC",
+            )
+        )
+    writer.split("test", rows, [], schemas.VIDEO_SCHEMA)
+
+
+def _write_digits(writer: _Writer) -> None:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 in 17 greys, as greyscale PNG of 64 x 64 px."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.Generator(np.random.PCG64(derive_seed("mini-digits"))).permutation(len(digits.target))
+    schema = schemas.image_schema([str(i) for i in range(10)])
+    for split, part in (("train", order[:NUM_DIGITS_TRAIN]), ("test", order[NUM_DIGITS_TRAIN:])):
+        small = (digits.images[part] * (255 / 16)).round().astype(np.uint8)
+        pictures = [np.kron(d, np.ones((8, 8), np.uint8)) for d in small]
+        labels = digits.target[part].tolist()
+        rows = [schemas.image_row(encode_png(p), y) for p, y in zip(pictures, labels, strict=True)]
+        writer.split(split, rows, pictures, schema)
+
+
+def still_exchanges(scene: Scene, rng: random.Random) -> list[Row]:
+    """Everything the mixture asks about a scene: one description, up to eleven questions."""
+    exchanges = [{"kind": "describe", "prompt": DESCRIBE, "answer": describe(scene)}]
+    seen = {DESCRIBE}
+    wanted = ("count", "sign", *("color", "shape", "pattern", "exist", "rec") * 2, "exist")
+    for kind in wanted:
+        question = ask(scene, kind, rng)
+        if question is not None and question.prompt not in seen:
+            seen.add(question.prompt)
+            exchanges.append({"kind": kind, "prompt": question.prompt, "answer": question.answer})
+    return exchanges
+
+
+def _write_mixture(writer: _Writer) -> None:
+    """The adapter's training mixture: images with a description, questions and boxes; clips with choices."""
+    rng = random.Random(derive_seed("mini-mixture"))
+    scenes = sample_scenes("train", NUM_MIXTURE, seed=106)
+    pictures = [render(s) for s in scenes]
+    rows = [
+        {"image_id": i, "image": schemas.image_cell(encode_png(p)), "exchanges": still_exchanges(s, rng)}
+        for i, (s, p) in enumerate(zip(scenes, pictures, strict=True))
+    ]
+    writer.split("train", rows, pictures, MIXTURE_SCHEMA)
+    clip_rows = []
+    for i, clip in enumerate(sample_clips("train", NUM_MIXTURE_CLIPS, seed=107)):
+        asked = [ask_clip(clip, rng, which) for which in (0, 1, 0, 1)]
+        exchanges = [{"kind": "video", "prompt": q.prompt, "answer": LETTERS[q.answer]} for q in asked]
+        writer.clip(i, clip)
+        clip_rows.append({"video": i, "exchanges": exchanges})
+    writer.split("clips", clip_rows, [], MIXTURE_CLIP_SCHEMA)
+
+
+DATASETS: dict[str, Callable[[_Writer], None]] = {
+    "mixture": _write_mixture,
+    "probe": _write_probe,
+    "video": _write_video,
+    "vqa": _write_vqa,
+    "signs": _write_signs,
+    "rec": _write_rec,
+    "digits": _write_digits,
+}
+
+
+def _write_one(name: str, root: Path) -> tuple[str, str]:
+    folder = root / name
+    draft = root / f".{name}-draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    writer = _Writer(draft)
+    DATASETS[name](writer)
+    digest = writer.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return name, digest
+
+
+def suite_digests(root: Path) -> dict[str, str]:
+    """Digest of each dataset that is there."""
+    return {name: read_note(root / name)["digest"] for name in DATASETS if (root / name / NOTE).is_file()}
+
+
+def write_suite(
+    root: Path,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    names: Iterable[str] = tuple(DATASETS),
+) -> dict[str, str]:
+    """Write the datasets that are missing; returns the digest of each.
+
+    Raises:
+        DatasetError: an unknown name.
+        ResourceError: the disk cannot take them.
+    """
+    wanted = list(names)
+    if unknown := [name for name in wanted if name not in DATASETS]:
+        raise DatasetError("unknown dataset", found=unknown[0], expected=", ".join(DATASETS))
+    there = suite_digests(root)
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        root.mkdir(parents=True, exist_ok=True)
+        require_free(root, 300_000_000, "the mini suite")
+        with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(_write_one, name, root) for name in missing]
+            for done, future in enumerate(as_completed(futures), 1):
+                name, digest = future.result()
+                there[name] = digest
+                if progress:
+                    progress(done, len(missing))
+    return {name: there[name] for name in wanted}

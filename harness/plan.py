@@ -1,0 +1,163 @@
+"""(encoder x task x seed) -> units of work, and everything that can be found wrong before work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.adapter.llm import llm_revision, locate_llm
+from harness.answers import ENGINE
+from harness.bundle import find_bundles, read_bundle, run_key
+from harness.data import check_dataset, read_note
+from harness.encoders.base import Encoder
+from harness.errors import IntegrityError
+from harness.files import require_free
+from harness.home import Home
+from harness.prompts import PROBE_SCORER
+from harness.protocol import read_protocol
+from harness.records import Counts, Protocol, Run, Submission, Task
+from harness.stages import MIXTURE, Subject, open_subject
+from harness.submission import read_submission, verify_files
+from harness.task import read_task
+
+FEATURE_BYTES = 2
+"""Of one cached number (float16)."""
+ADAPTER_BYTES = 12_000_000
+"""Of one trained adapter with its language model, generously, and of its training state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One (task, seed) of the plan."""
+
+    task: Task
+    seed: int
+    run: Run
+    """With empty counts: what the run key is computed from."""
+    bundle: Path | None
+    """The committed bundle, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Checked inputs and what is to be done."""
+
+    subject: Subject
+    tasks: dict[str, Task]
+    units: tuple[Unit, ...]
+    num_images: int
+    num_params: int
+    grid: tuple[int, int]
+    disk_bytes: int
+
+    @property
+    def pending(self) -> list[Unit]:
+        """Units without a committed bundle."""
+        return [unit for unit in self.units if unit.bundle is None]
+
+
+def empty_run(submission: Submission, protocol: Protocol, task: Task, dataset_digest: str, seed: int) -> Run:
+    """The inputs of a run, before it has counts."""
+    is_probe = task.scorer == PROBE_SCORER
+    used = ("feature", "probe") if is_probe else ("feature", "adapter", "decoding")
+    return Run(
+        submission=submission,
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        suite=protocol.suite,
+        # Only what the task depends on: a new probe recipe must not take answers off the board.
+        recipes={name: protocol.recipe_digests[name] for name in used},
+        task=task.name,
+        task_digest=task.digest,
+        dataset_digest=dataset_digest,
+        split=task.split,
+        metric=task.metric,
+        chance=task.chance,
+        seed=seed,
+        engine="probe" if is_probe else ENGINE,
+        dtype="float32" if is_probe else protocol.decoding.dtype,
+        llm_revision="" if is_probe else protocol.llm.revision,
+        counts=Counts(
+            num_expected=task.num_expected, num_scored=0, num_unparsed=0, num_error=0, num_missing=task.num_expected
+        ),
+    )
+
+
+def make_plan(manifest: Path, protocol_name: str, home: Home, results: list[Path]) -> Plan:
+    """Read and check everything; nothing is written and nothing is trained.
+
+    Args:
+        manifest: submission.toml.
+        protocol_name: name or path of a protocol.
+        home: data and caches.
+        results: folders whose committed bundles count as done.
+
+    Raises:
+        SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
+        DatasetError: data missing, changed, empty.
+        IntegrityError: the language model differs from the protocol's.
+        ResourceError: not enough disk.
+        UsageError: unknown protocol or task.
+    """
+    protocol = read_protocol(protocol_name)
+    tasks = {name: read_task(name) for name in protocol.tasks}
+    submission = read_submission(manifest)
+    root = manifest.absolute().parent
+    verify_files(submission, root)
+    _check_llm(protocol)
+    subject = Subject(submission, root, protocol, home)
+    digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
+    check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
+    encoder = open_subject(subject)
+    done = _committed(results, protocol.name, submission.id)
+    units = []
+    for task in tasks.values():
+        for seed in protocol.seeds:
+            run = empty_run(submission, protocol, task, digests[task.dataset], seed)
+            units.append(Unit(task, seed, run, done.get(run_key(run))))
+    num_images = _count_images(subject, tasks)
+    plan = Plan(
+        subject, tasks, tuple(units), num_images, encoder.num_params, encoder.grid, _disk(encoder, subject, num_images)
+    )
+    if plan.pending:
+        require_free(home.root, plan.disk_bytes, f"the run of {submission.id}")
+    return plan
+
+
+def _check_llm(protocol: Protocol) -> None:
+    found = llm_revision(locate_llm(protocol.llm.name))
+    if found != protocol.llm.revision:
+        raise IntegrityError(
+            "language model differs from the protocol's revision",
+            where=protocol.llm.name,
+            found=found[:16],
+            expected=protocol.llm.revision[:16],
+        )
+
+
+def _committed(results: list[Path], protocol: str, encoder: str) -> dict[str, Path]:
+    """Run key -> folder of this encoder's committed bundles, every one verified."""
+    found: dict[str, Path] = {}
+    for root in results:
+        if not (root / protocol / encoder).is_dir():
+            continue
+        for path in find_bundles(root / protocol / encoder):
+            found.setdefault(run_key(read_bundle(path).run), path)
+    return found
+
+
+def _count_images(subject: Subject, tasks: dict[str, Task]) -> int:
+    """Images and frames that must be encoded, an upper bound: rows may share an image."""
+    frames = subject.protocol.video.frames
+    mixture = read_note(subject.data / MIXTURE)["rows"]
+    total = int(mixture["train"]) + frames * int(mixture["clips"])
+    for task in tasks.values():
+        rows = read_note(subject.data / task.dataset)["rows"]
+        total += sum(int(n) for n in rows.values()) * (frames if task.kind == "choice" else 1)
+    return total
+
+
+def _disk(encoder: Encoder, subject: Subject, num_images: int) -> int:
+    tokens = min(encoder.grid[0] * encoder.grid[1], subject.protocol.tokens.budget)
+    features = num_images * encoder.width * (tokens * FEATURE_BYTES + 4)
+    return features + len(subject.protocol.seeds) * 3 * ADAPTER_BYTES

@@ -1,0 +1,185 @@
+"""Protocols: everything that can move a number and is not the encoder, read from versioned TOML."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.digest import digest_json
+from harness.errors import UsageError
+from harness.fields import Place, Rule, Rules, check_keys, nearest, read_record, show
+from harness.records import (
+    SCHEMA_VERSION,
+    AdapterRecipe,
+    DecodingRecipe,
+    ImageRecipe,
+    LLMRecipe,
+    ProbeRecipe,
+    Protocol,
+    TokenRecipe,
+    VideoRecipe,
+)
+
+UNPINNED = "UNPINNED"
+"""Stands for a revision that nobody has looked up yet; official runs refuse it."""
+MIN_SEEDS = 3
+PROTOCOLS = Path(__file__).parent / "protocols"
+TOP_KEYS = ("schema", "name", "version", "suite", "description", "seeds", "tasks")
+SECTIONS = ("image", "tokens", "video", "llm", "adapter", "probe", "decoding")
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    "feature": ("image", "tokens", "video"),
+    "probe": ("image", "tokens", "video", "probe"),
+    "adapter": ("image", "tokens", "video", "llm", "adapter"),
+    "decoding": ("decoding",),
+}
+"""Which sections each recipe digest covers: a recipe includes those it is built upon."""
+
+_SLUG = Rule(pattern=r"[a-z0-9][a-z0-9-]{0,62}", expected="a-z, 0-9 and -", max_length=63)
+_SIDE = Rule(low=8, high=4096)
+_COUNT = Rule(low=1, high=10**9)
+RULES: Rules = {
+    (Protocol, "name"): _SLUG,
+    (Protocol, "version"): _COUNT,
+    (Protocol, "suite"): _SLUG,
+    (Protocol, "description"): Rule(max_length=2000, multiline=True),
+    (Protocol, "seeds"): Rule(min_items=MIN_SEEDS, max_items=1000, high=10**6),
+    (Protocol, "tasks"): Rule(
+        min_items=1,
+        max_items=100,
+        pattern=r"eyechart_[a-z0-9_]+",
+        expected="eyechart_ and then a-z, 0-9 and _",
+    ),
+    (ImageRecipe, "resolution"): _SIDE,
+    (TokenRecipe, "layer"): Rule(high=1000),
+    (TokenRecipe, "budget"): Rule(low=1, high=65536),
+    (VideoRecipe, "frames"): Rule(low=1, high=10000),
+    (VideoRecipe, "tokens_per_frame"): Rule(low=1, high=65536),
+    (LLMRecipe, "revision"): Rule(
+        pattern=r"UNPINNED|[0-9a-f]{40}|[0-9a-f]{64}", expected="40 or 64 hex digits, or UNPINNED"
+    ),
+    (LLMRecipe, "lr"): Rule(high=10),
+    (AdapterRecipe, "depth"): Rule(low=1, high=100),
+    (AdapterRecipe, "width"): Rule(low=1, high=10**6),
+    (AdapterRecipe, "steps"): _COUNT,
+    (AdapterRecipe, "batch"): Rule(low=1, high=10**6),
+    (AdapterRecipe, "lr"): Rule(high=10),
+    (AdapterRecipe, "questions_per_image"): Rule(low=1, high=10**4),
+    (AdapterRecipe, "video_share"): Rule(high=1),
+    (AdapterRecipe, "mixture_digest"): Rule(
+        pattern=r"UNPINNED|[0-9a-f]{64}", expected="64 hex digits, or UNPINNED"
+    ),
+    (AdapterRecipe, "position_words"): Rule(max_items=65536, max_length=63),
+    (AdapterRecipe, "frame_words"): Rule(max_items=10000, max_length=63),
+    (ProbeRecipe, "lambdas"): Rule(min_items=1, max_items=1000, high=10**9),
+    (ProbeRecipe, "max_iter"): _COUNT,
+    (ProbeRecipe, "tolerance"): Rule(high=1),
+    (ProbeRecipe, "folds"): Rule(low=2, high=100),
+    (DecodingRecipe, "max_new_tokens"): Rule(low=1, high=10**6),
+}
+
+
+def known_protocols() -> tuple[str, ...]:
+    """Names of the protocols that come with Eyechart, sorted."""
+    return tuple(sorted(path.stem for path in PROTOCOLS.glob("*.toml")))
+
+
+def read_protocol(name_or_path: str) -> Protocol:
+    """Read a protocol by the name of one that comes with Eyechart, or from a TOML file.
+
+    Args:
+        name_or_path: "mini", or a path: anything with a slash or the ending .toml.
+
+    Returns:
+        The protocol, its recipe digests filled in and its probe's lambdas sorted largest first.
+
+    Raises:
+        UsageError: no such protocol (the nearest name is given), or the file is not valid.
+    """
+    if "/" in name_or_path or name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UsageError("no such protocol file", where=name_or_path)
+        return _read(path)
+    known = known_protocols()
+    if name_or_path not in known:
+        close = nearest(name_or_path, known)
+        raise UsageError(
+            "no such protocol",
+            found=show(name_or_path),
+            expected=f"one of {', '.join(known)}, or a path ending in .toml",
+            fix=f"write {close}" if close else "",
+        )
+    protocol = _read(PROTOCOLS / f"{name_or_path}.toml")
+    if protocol.name != name_or_path:
+        place = Place(f"{name_or_path}.toml", UsageError, "name")
+        place.refuse("differs from the file's name", found=protocol.name, expected=name_or_path)
+    return protocol
+
+
+def _read(path: Path) -> Protocol:
+    place = Place(path.name, UsageError)
+    try:
+        table: object = tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except (ValueError, RecursionError) as error:
+        place.refuse("not valid TOML", found=str(error))
+    values = check_keys(table, (*TOP_KEYS, *SECTIONS), place)
+    if values.get("schema") != SCHEMA_VERSION:
+        fix = f"write schema = {SCHEMA_VERSION} at the top"
+        place.at("schema").refuse("schema version not known", expected=str(SCHEMA_VERSION), fix=fix)
+    rest = {key: value for key, value in values.items() if key != "schema"}
+    protocol = read_record(Protocol, rest, place, RULES, given={"recipe_digests": {}})
+    _check(protocol, place)
+    lambdas = tuple(sorted(protocol.probe.lambdas, reverse=True))
+    protocol = replace(protocol, probe=replace(protocol.probe, lambdas=lambdas))
+    return replace(protocol, recipe_digests=recipe_digests(protocol))
+
+
+def _check(protocol: Protocol, place: Place) -> None:
+    """What bounds on single fields cannot say."""
+    if protocol.seeds != tuple(range(len(protocol.seeds))):
+        expected = "0, 1, 2, … without gaps"
+        place.at("seeds").refuse(
+            "not the open sequence of seeds", found=show(protocol.seeds), expected=expected
+        )
+    if len(set(protocol.tasks)) != len(protocol.tasks):
+        place.at("tasks").refuse("a task is listed twice")
+    for section, key, count in (
+        ("tokens", "budget", protocol.tokens.budget),
+        ("video", "tokens_per_frame", protocol.video.tokens_per_frame),
+    ):
+        if math.isqrt(count) ** 2 != count:
+            place.at(section).at(key).refuse(
+                "not a square number", found=str(count), expected="1, 4, 9, 16, …"
+            )
+    if (protocol.llm.training == "frozen") != (protocol.llm.lr == 0):
+        expected = "0 when training is frozen, more than 0 otherwise"
+        place.at("llm").at("lr").refuse(
+            "contradicts training", found=show(protocol.llm.lr), expected=expected
+        )
+    if len(set(protocol.probe.lambdas)) != len(protocol.probe.lambdas):
+        place.at("probe").at("lambdas").refuse("a value is listed twice")
+    if protocol.adapter.warmup_steps > protocol.adapter.steps:
+        place.at("adapter").at("warmup_steps").refuse(
+            "more than steps", found=str(protocol.adapter.warmup_steps)
+        )
+
+
+def recipe_digests(protocol: Protocol) -> dict[str, str]:
+    """Recipe name -> sha256 of the canonical JSON of the sections it covers (see `RECIPES`)."""
+    return {
+        recipe: digest_json({section: getattr(protocol, section) for section in sections})
+        for recipe, sections in RECIPES.items()
+    }
+
+
+def unpinned_fields(protocol: Protocol) -> tuple[str, ...]:
+    """Full paths of the fields still `UNPINNED`; an official run needs this to be empty."""
+    values: dict[str, Any] = {
+        "llm.revision": protocol.llm.revision,
+        "adapter.mixture_digest": protocol.adapter.mixture_digest,
+    }
+    return tuple(path for path, value in values.items() if value == UNPINNED)

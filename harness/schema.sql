@@ -1,0 +1,133 @@
+-- The index over the bundles. Built whole by `harness.store.ingest`, never edited; see docs/format.md.
+
+CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
+
+-- One row a bundle. Several may share a run key; `counted` says which make up the board, `reason` why not.
+CREATE TABLE runs (
+    bundle_digest VARCHAR PRIMARY KEY,
+    run_key VARCHAR NOT NULL,
+    path VARCHAR NOT NULL,
+    protocol VARCHAR NOT NULL,
+    protocol_version INTEGER NOT NULL,
+    suite VARCHAR NOT NULL,
+    encoder VARCHAR NOT NULL,
+    identity_digest VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    task_digest VARCHAR NOT NULL,
+    dataset_digest VARCHAR NOT NULL,
+    split VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL,
+    chance DOUBLE NOT NULL,
+    seed BIGINT NOT NULL,
+    engine VARCHAR NOT NULL,
+    dtype VARCHAR NOT NULL,
+    llm_revision VARCHAR NOT NULL,
+    recipes VARCHAR NOT NULL,
+    conditions VARCHAR NOT NULL,
+    scorer_digest VARCHAR NOT NULL,
+    samples_digest VARCHAR NOT NULL,
+    tier VARCHAR NOT NULL,
+    value DOUBLE,
+    num_expected BIGINT NOT NULL,
+    num_scored BIGINT NOT NULL,
+    num_unparsed BIGINT NOT NULL,
+    num_error BIGINT NOT NULL,
+    num_missing BIGINT NOT NULL,
+    counted BOOLEAN NOT NULL,
+    reason VARCHAR NOT NULL,
+    receipt VARCHAR NOT NULL,
+    environment VARCHAR NOT NULL,
+    CHECK (num_expected = num_scored + num_unparsed + num_error + num_missing)
+);
+
+-- One row a sample of a bundle: what was said and what it was worth.
+CREATE TABLE scores (
+    bundle_digest VARCHAR NOT NULL,
+    sample_id VARCHAR NOT NULL,
+    cluster VARCHAR NOT NULL,
+    score DOUBLE,
+    status VARCHAR NOT NULL,
+    prompt_hash VARCHAR NOT NULL,
+    answer VARCHAR NOT NULL
+);
+
+CREATE TABLE stage_costs (bundle_digest VARCHAR NOT NULL, stage VARCHAR NOT NULL, seconds DOUBLE NOT NULL);
+
+CREATE TABLE encoders (
+    encoder VARCHAR PRIMARY KEY,
+    identity_digest VARCHAR NOT NULL,
+    title VARCHAR NOT NULL,
+    family VARCHAR NOT NULL,
+    side VARCHAR NOT NULL,
+    floor VARCHAR,
+    base VARCHAR NOT NULL,
+    architecture VARCHAR NOT NULL,
+    license VARCHAR NOT NULL,
+    contamination VARCHAR NOT NULL,
+    resolution INTEGER NOT NULL,
+    submission VARCHAR NOT NULL
+);
+
+CREATE TABLE tasks (
+    protocol VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    suite VARCHAR NOT NULL,
+    split VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL,
+    chance DOUBLE NOT NULL,
+    num_expected BIGINT NOT NULL,
+    task_digest VARCHAR NOT NULL,
+    dataset_digest VARCHAR NOT NULL,
+    scorer_digest VARCHAR NOT NULL,
+    conditions VARCHAR NOT NULL,
+    seed_variance DOUBLE NOT NULL,
+    seed_df DOUBLE NOT NULL,
+    PRIMARY KEY (protocol, task)
+);
+
+-- One row a cell, computed from the samples by harness.stats. Counts are sums over the seeds.
+CREATE TABLE metrics (
+    protocol VARCHAR NOT NULL,
+    encoder VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    split VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL,
+    value DOUBLE,
+    ci_low DOUBLE,
+    ci_high DOUBLE,
+    se DOUBLE,
+    df DOUBLE,
+    seeds_unknown BOOLEAN NOT NULL,
+    num_seeds BIGINT NOT NULL,
+    num_expected BIGINT NOT NULL,
+    num_scored BIGINT NOT NULL,
+    num_unparsed BIGINT NOT NULL,
+    num_error BIGINT NOT NULL,
+    num_missing BIGINT NOT NULL,
+    tier VARCHAR NOT NULL,
+    PRIMARY KEY (protocol, encoder, task)
+);
+
+CREATE VIEW leaderboard AS
+SELECT m.protocol, m.encoder, e.family, e.side, m.task, m.split, m.metric, m.value, m.ci_low, m.ci_high,
+    m.num_seeds, m.num_expected, m.num_scored, m.num_unparsed, m.num_error, m.num_missing, m.tier
+FROM metrics AS m JOIN encoders AS e USING (encoder)
+ORDER BY m.protocol, m.task, m.value DESC NULLS LAST, m.encoder;
+
+CREATE VIEW seeds AS
+SELECT protocol, encoder, task, split, metric, seed, value, num_expected, num_scored, num_unparsed, num_error,
+    num_missing, bundle_digest
+FROM runs WHERE counted ORDER BY protocol, task, encoder, seed;
+
+CREATE VIEW samples AS
+SELECT r.protocol, r.encoder, r.task, r.seed, s.sample_id, s.cluster, s.score, s.status, s.answer, s.prompt_hash
+FROM scores AS s JOIN runs AS r USING (bundle_digest) WHERE r.counted;
+
+CREATE VIEW costs AS
+SELECT r.protocol, r.encoder, r.task, r.seed, c.stage, c.seconds
+FROM stage_costs AS c JOIN runs AS r USING (bundle_digest) WHERE r.counted
+ORDER BY r.protocol, r.task, r.encoder, r.seed, c.stage;
+
+CREATE VIEW receipts AS
+SELECT protocol, encoder, task, seed, bundle_digest, run_key, path, tier, receipt
+FROM runs WHERE counted ORDER BY protocol, task, encoder, seed;

@@ -1,0 +1,139 @@
+"""Paired comparisons behind the page: lift over blind, margins over floors, pairs, dead tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from harness.records import Metric
+from harness.stats import Interval, paired_difference
+from leaderboard.facts import Facts
+from leaderboard.views import BEATS_BY
+
+REQUIRED_FLOORS = ("blind", "shuffled-image", "random-init")
+"""Floors that every encoder must pass; pixel patches are shown beside them."""
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All comparisons of one protocol, with the seed variance that the index pooled task by task."""
+
+    facts: Facts
+    protocol: str
+    _found: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, compare=False)
+    """Differences already computed: several pages print the same one."""
+
+    @cached_property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders and floors with at least one run here, by id."""
+        return tuple(sorted({e for p, e, _ in self.facts.metrics if p == self.protocol}))
+
+    @cached_property
+    def floors(self) -> tuple[str, ...]:
+        """Ids of the floors among them."""
+        return tuple(e for e in self.encoders if self.facts.submissions[e].floor is not None)
+
+    def metric(self, encoder: str, task: str) -> Metric | None:
+        """The index's cell, or None when nothing was run."""
+        return self.facts.metrics.get((self.protocol, encoder, task))
+
+    def difference(self, a: str, b: str, task: str) -> Interval | None:
+        """Difference a − b on the samples of one task; None unless both are complete on the same samples."""
+        key = a, b, task
+        if key not in self._found:
+            self._found[key] = self._difference(a, b, task)
+        return self._found[key]
+
+    def _difference(self, a: str, b: str, task: str) -> Interval | None:
+        left = self.facts.scores.get((self.protocol, a, task))
+        right = self.facts.scores.get((self.protocol, b, task))
+        if left is None or right is None or left.sample_ids != right.sample_ids:
+            return None
+        pool = self.facts.seed_pools.get((self.protocol, task))
+        pooled = paired_difference(left.scores, right.scores, left.clusters, pool)
+        if a not in self.floors and b not in self.floors:
+            return pooled
+        # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
+        # the larger standard error counts.
+        own = paired_difference(left.scores, right.scores, left.clusters)
+        return max(pooled, own, key=lambda d: d.se)
+
+    def own_floors(self, encoder: str, kind: str) -> tuple[str, ...]:
+        """Floors of a kind that an encoder is held against.
+
+        Made from itself; else from an encoder of its architecture; else all of the kind, since a floor of
+        another make is still a floor.
+        """
+        facts = self.facts.submissions
+        found = [f for f in self.floors if facts[f].floor == kind]
+        own = [f for f in found if facts[f].base == encoder]
+        kin = [f for f in found if self._architecture(f) == self._architecture(encoder)]
+        return tuple(own or kin or found)
+
+    def _architecture(self, encoder: str) -> str:
+        submission = self.facts.submissions[encoder]
+        base = self.facts.submissions.get(submission.base)
+        return (base or submission).source.name
+
+    def highest_floor(self, task: str) -> Metric | None:
+        """The complete floor with the highest score on a task; ties go to the smaller id."""
+        cells = [m for f in self.floors if (m := self.metric(f, task)) is not None and m.value is not None]
+        return max(cells, key=_value, default=None)
+
+    def best(self, task: str) -> Metric | None:
+        """The complete encoder with the highest score on a task."""
+        names = [e for e in self.encoders if e not in self.floors]
+        cells = [m for e in names if (m := self.metric(e, task)) is not None and m.value is not None]
+        return max(cells, key=_value, default=None)
+
+    def dead(self, task: str) -> Metric | None:
+        """The floor whose interval the best encoder's interval overlaps, or None when the task is alive."""
+        best = self.best(task)
+        if best is None or best.ci_low is None:
+            return None
+        cells = [m for f in self.floors if (m := self.metric(f, task)) is not None and m.ci_high is not None]
+        top = max(cells, key=lambda m: m.ci_high or 0.0, default=None)
+        return top if top is not None and (top.ci_high or 0.0) >= best.ci_low else None
+
+
+def errors_away(difference: Interval) -> float:
+    """A difference in its standard errors; ±inf when it has none, 0 when both are zero or it is unknown."""
+    if not math.isfinite(difference.se):
+        return 0.0
+    if difference.se == 0:
+        return math.copysign(math.inf, difference.value) if difference.value else 0.0
+    return difference.value / difference.se
+
+
+def beats(difference: Interval) -> bool:
+    """Whether a difference is at least BEATS_BY standard errors above zero."""
+    return errors_away(difference) >= BEATS_BY
+
+
+def independent_pairs(arms: Sequence[tuple[str, str]]) -> int:
+    """Most pairs without an encoder in common: a maximum matching of the bipartite graph (augmenting paths).
+
+    >>> independent_pairs([("a", "x"), ("a", "y"), ("b", "x")])
+    2
+    """
+    partners: dict[str, list[str]] = {}
+    for left, right in arms:
+        partners.setdefault(left, []).append(right)
+    matched: dict[str, str] = {}
+
+    def augment(left: str, seen: set[str]) -> bool:
+        for right in partners[left]:
+            if right not in seen:
+                seen.add(right)
+                if right not in matched or augment(matched[right], seen):
+                    matched[right] = left
+                    return True
+        return False
+
+    return sum(augment(left, set()) for left in sorted(partners))
+
+
+def _value(metric: Metric) -> float:
+    return metric.value if metric.value is not None else -1.0

@@ -1,0 +1,215 @@
+"""Pages of encoders, the methods page, and the frame around all pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from harness.records import Protocol, Submission
+from leaderboard.charts import score_scale, ticks
+from leaderboard.comparisons import Comparisons
+from leaderboard.compose import board, cell, encoder_name, scatter_figure, task_head, task_names, task_title
+from leaderboard.facts import Facts, RunFacts
+from leaderboard.sentences import answer, floors_missing_words, pair_table, weak_words
+from leaderboard.views import (
+    EncoderPage,
+    EncoderSection,
+    Fact,
+    MethodsPage,
+    Pretraining,
+    ProtocolSection,
+    SeedCell,
+    Site,
+    StageCost,
+)
+from leaderboard.wording import page_name, web_link
+
+_MAX_DEPTH = 6
+"""Nesting of a receipt that is unfolded into labels; anything deeper is printed as JSON."""
+
+
+def protocol_section(compared: Comparisons) -> ProtocolSection:
+    """Everything the index says of one protocol."""
+    headline, more = answer(compared)
+    return ProtocolSection(
+        name=compared.protocol,
+        suite=compared.facts.suites[compared.protocol],
+        answer=headline,
+        answer_more=more,
+        board=board(compared),
+        weak=weak_words(compared),
+        floors_missing=floors_missing_words(compared),
+        scatter=scatter_figure(compared),
+        pairs=pair_table(compared),
+    )
+
+
+def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
+    """What header and footer need."""
+    return Site(
+        suites=tuple(sorted(set(facts.suites.values()))),
+        tasks=tuple(task_head(c, t) for c in compared for t in task_names(c)),
+        num_runs=len(facts.runs),
+        num_encoders=len({r.encoder for r in facts.runs}),
+        index_digest=facts.index_digest,
+    )
+
+
+def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) -> EncoderPage:
+    """Everything measured of one encoder or floor, seeds one by one, costs and receipts."""
+    submission = facts.submissions[encoder]
+    return EncoderPage(
+        name=encoder_name(facts, encoder),
+        facts=_about(submission),
+        links=tuple(Fact(label="Link", value=link, href=web_link(link)) for link in submission.links),
+        pretraining=tuple(Pretraining(**asdict(stage)) for stage in submission.pretraining),
+        sections=tuple(_section(c, encoder) for c in compared if encoder in c.encoders),
+    )
+
+
+def _section(compared: Comparisons, encoder: str) -> EncoderSection:
+    facts = compared.facts
+    runs = sorted(
+        (r for r in facts.runs if r.protocol == compared.protocol and r.encoder == encoder),
+        key=lambda r: (task_names(compared).index(r.task), r.seed, r.run_key),
+    )
+    return EncoderSection(
+        protocol=compared.protocol,
+        suite=facts.suites[compared.protocol],
+        ticks=ticks(score_scale()),
+        cells=tuple(cell(compared, encoder, t, against="highest") for t in task_names(compared)),
+        seeds=tuple(_seed_cell(facts, r) for r in runs),
+        costs=_costs(runs),
+        receipts=_receipts(runs),
+        machines=_machines(runs),
+    )
+
+
+def _seed_cell(facts: Facts, run: RunFacts) -> SeedCell:
+    return SeedCell(
+        task_title=task_title(facts, run.task),
+        task_href=f"tasks/{page_name(run.task)}",
+        seed=run.seed,
+        state="incomplete" if run.value is None else "scored",
+        value=run.value,
+        num_expected=run.num_expected,
+        num_done=run.num_scored + run.num_unparsed,
+        num_unparsed=run.num_unparsed,
+        run_key=run.run_key,
+    )
+
+
+def _costs(runs: Sequence[RunFacts]) -> tuple[StageCost, ...]:
+    stages = sorted({stage for r in runs for stage in r.costs})
+    return tuple(
+        # No sum over runs: an adapter shared by several tasks is reported by each of them.
+        StageCost(stage=s, median_s=median(found), longest_s=max(found), num_runs=len(found))
+        for s in stages
+        for found in ([r.costs[s] for r in runs if s in r.costs],)
+    )
+
+
+def _receipts(runs: Sequence[RunFacts]) -> tuple[tuple[Fact, ...], ...]:
+    return tuple(
+        (_carriers(found), *_inputs(found), *rows) for found, rows in _group(runs, lambda r: r.receipt)
+    )
+
+
+def _machines(runs: Sequence[RunFacts]) -> tuple[tuple[Fact, ...], ...]:
+    groups = _group(runs, lambda r: _machine(r.environment))
+    return tuple((_carriers(found), *rows) for found, rows in groups if rows)
+
+
+def _group(
+    runs: Sequence[RunFacts], read: Callable[[RunFacts], Mapping[str, Any]]
+) -> list[tuple[list[RunFacts], tuple[Fact, ...]]]:
+    """Runs by equal contents of a JSON object, in order of first appearance."""
+    groups: dict[tuple[Fact, ...], list[RunFacts]] = {}
+    for run in runs:
+        groups.setdefault(_flatten(read(run)), []).append(run)
+    return [(found, rows) for rows, found in groups.items()]
+
+
+def _carriers(runs: Sequence[RunFacts]) -> Fact:
+    words = ", ".join(f"{r.task} seed {r.seed} ({r.run_key[:16]})" for r in runs)
+    return Fact(label="Runs", value=words)
+
+
+def _inputs(runs: Sequence[RunFacts]) -> tuple[Fact, ...]:
+    """Inputs, each distinct value once."""
+    pairs = dict.fromkeys((k, v) for r in runs for k, v in sorted(r.inputs.items()))
+    return tuple(Fact(label=f"input: {k}", value=v, code=True) for k, v in sorted(pairs))
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Hardware and versions; times have a table of their own."""
+    return {k: v for k, v in environment.items() if not k.endswith("_s") and k != "costs"}
+
+
+def _flatten(value: object, label: str = "", depth: int = 0) -> tuple[Fact, ...]:
+    """Nested JSON as labelled lines, in sorted order."""
+    if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
+        return tuple(
+            fact
+            for k in sorted(value)
+            for fact in _flatten(value[k], f"{label} / {k}" if label else str(k), depth + 1)
+        )
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return (Fact(label=label, value=text, code=True),) if label else ()
+
+
+def _about(submission: Submission) -> tuple[Fact, ...]:
+    source = submission.source
+    rows = [
+        Fact(label="Id", value=submission.id, code=True),
+        Fact(label="Authors", value=", ".join(submission.authors) or "not stated"),
+        Fact(label="License", value=submission.license or "not stated"),
+        Fact(label="Contamination pledge", value=submission.contamination or "not stated"),
+        Fact(label="Source", value=f"{source.kind}: {source.name}"),
+        Fact(label="Revision", value=source.revision, code=True),
+        Fact(label="Native resolution", value=f"{submission.input.resolution} px"),
+        Fact(label="Identity", value=submission.identity_digest, code=True),
+    ]
+    if submission.base:
+        rows.insert(1, Fact(label="Made from", value=submission.base, code=True))
+    rows += [Fact(label=f"sha256 of {f.path}", value=f.sha256, code=True) for f in source.files]
+    return tuple(rows)
+
+
+def methods_page(facts: Facts) -> MethodsPage:
+    """The recipes behind each protocol in the index."""
+    return MethodsPage(
+        protocols=tuple((p, _recipe(facts, p)) for p in sorted(facts.suites)), set_aside=facts.set_aside
+    )
+
+
+def _recipe(facts: Facts, name: str) -> tuple[Fact, ...]:
+    runs = [r for r in facts.runs if r.protocol == name]
+    used = sorted({(k, v) for r in runs for k, v in r.inputs.items()})
+    digests = tuple(Fact(label=f"as run: {k}", value=v, code=True) for k, v in used)
+    protocol = facts.protocols.get(name)
+    if protocol is None:
+        return (Fact(label="Recipe", value="not installed here; the digests below name it"), *digests)
+    return (*_stated(protocol), *digests)
+
+
+def _stated(protocol: Protocol) -> tuple[Fact, ...]:
+    training = {
+        "frozen": "frozen: only the adapter is trained",
+        "full": "trained along with the adapter, the same way for every encoder and every floor",
+        "lora": "LoRA trained along with the adapter, the same way for every encoder and every floor",
+    }[protocol.llm.training]
+    sections = {k: v for k, v in asdict(protocol).items() if isinstance(v, dict) and k != "recipe_digests"}
+    return (
+        Fact(label="Description", value=protocol.description),
+        Fact(label="Language model", value=f"{protocol.llm.name}; {training}"),
+        Fact(label="Seeds", value=", ".join(map(str, protocol.seeds))),
+        *_flatten(sections),
+        *(
+            Fact(label=f"recipe digest: {k}", value=v, code=True)
+            for k, v in sorted(protocol.recipe_digests.items())
+        ),
+    )

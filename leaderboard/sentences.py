@@ -1,0 +1,269 @@
+"""What the index says in words, computed from the comparisons and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.pairs import Pair
+from harness.stats import Interval
+from leaderboard.charts import Scale, difference_scale, strip, ticks
+from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons, independent_pairs
+from leaderboard.compose import cell, difference_span, encoder_name, sort_task, task_names, task_title
+from leaderboard.views import Difference, FloorMargin, PairRow, PairTable
+from leaderboard.wording import (
+    FLOOR_WORDS,
+    errors_away,
+    join_words,
+    number_word,
+    page_name,
+    per_cent,
+    points,
+)
+
+MIN_INDEPENDENT_PAIRS = 5
+"""Below this many pairs without an encoder in common no pooled effect is given."""
+_LABELS = "label-classification"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Arms:
+    """A declared pair, its classification arm first where the sides differ."""
+
+    pair: Pair
+    first: str
+    second: str
+    crosses: bool
+    """True for classification against contrastive: the pairs that the page's question is about."""
+
+
+def pairs_here(compared: Comparisons) -> tuple[_Arms, ...]:
+    """Declared pairs whose two arms were both run under this protocol, those that cross the sides first."""
+    found = []
+    for pair in compared.facts.pairs:
+        if not {pair.a, pair.b} <= set(compared.encoders):
+            continue
+        sides = [compared.facts.submissions[e].side for e in (pair.a, pair.b)]
+        crosses = set(sides) == {"classification", "contrastive"}
+        turn = crosses and sides[0] == "contrastive"
+        first, second = (pair.b, pair.a) if turn else (pair.a, pair.b)
+        found.append(_Arms(pair=pair, first=first, second=second, crosses=crosses))
+    return tuple(sorted(found, key=lambda arms: not arms.crosses))
+
+
+def pair_table(compared: Comparisons) -> PairTable:
+    """Differences of every pair on every task, on one common axis."""
+    pairs, names = pairs_here(compared), task_names(compared)
+    found = {(p, t): compared.difference(p.first, p.second, t) for p in pairs for t in names}
+    spans = [difference_span(d) for d in found.values() if d is not None]
+    scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
+    crossing = [(p.first, p.second) for p in pairs if p.crosses]
+    return PairTable(
+        rows=tuple(_pair_row(compared, p, {t: found[p, t] for t in names}, scale) for p in pairs),
+        ticks=ticks(scale, signed=True),
+        num_independent=independent_pairs(crossing),
+        pooled_words=_pooled_words(len(crossing), independent_pairs(crossing)),
+    )
+
+
+def _pair_row(
+    compared: Comparisons, arms: _Arms, found: Mapping[str, Interval | None], scale: Scale
+) -> PairRow:
+    first, second = (encoder_name(compared.facts, e) for e in (arms.first, arms.second))
+    return PairRow(
+        label=f"{first.title} against {second.title}",
+        note=arms.pair.note,
+        held_equal=_aspects(arms.pair.held_equal),
+        differs=_aspects(arms.pair.differs),
+        first=first,
+        second=second,
+        differences=tuple(_difference(compared, arms, t, d, scale) for t, d in found.items()),
+    )
+
+
+def _aspects(names: Sequence[str]) -> str:
+    return join_words([name.replace("-", " ") for name in names])
+
+
+def _difference(
+    compared: Comparisons, arms: _Arms, task: str, found: Interval | None, scale: Scale
+) -> Difference:
+    head = {"task_title": task_title(compared.facts, task), "task_href": f"tasks/{page_name(task)}"}
+    if found is None:
+        words = "no number: " + _why_absent(compared, arms, task)
+        return Difference(**head, span=None, verdict=words, strip=None)
+    span = difference_span(found)
+    leader = arms.first if span.low > 0 else arms.second if span.high < 0 else ""
+    side = compared.facts.submissions[leader].side if leader else "undecided"
+    word = side if arms.crosses else compared.facts.submissions[leader].title if leader else ""
+    return Difference(
+        **head,
+        span=span,
+        verdict=f"{word} ahead" if leader else "undecided",
+        strip=strip((span.low, span.value, span.high), side, scale, reference=0.0),
+    )
+
+
+def _why_absent(compared: Comparisons, arms: _Arms, task: str) -> str:
+    states = []
+    for encoder in (arms.first, arms.second):
+        metric = compared.metric(encoder, task)
+        title = compared.facts.submissions[encoder].title
+        if metric is None:
+            states.append(f"{title} not run")
+        elif metric.value is None:
+            states.append(f"{title} incomplete")
+    return join_words(states) or "the arms were not scored on the same samples"
+
+
+def _pooled_words(num_pairs: int, independent: int) -> str:
+    if not num_pairs:
+        return ""
+    shared = f", {number_word(independent)} of them independent (no encoder in common)"
+    shared = "" if independent == num_pairs else shared
+    lead = f"{number_word(num_pairs).capitalize()} {'pair' if num_pairs == 1 else 'pairs'}{shared}"
+    if independent < MIN_INDEPENDENT_PAIRS:
+        least = number_word(MIN_INDEPENDENT_PAIRS)
+        return f"{lead}: fewer than {least} independent pairs, so no pooled effect is given."
+    return f"{lead}. Each is reported alone; this page computes no pooled effect."
+
+
+def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
+    """The headline sentence, and one more for each other kind of classification arm.
+
+    All of it follows from the paired intervals: an arm is ahead where the interval excludes zero.
+    """
+    probe, answers = _two_tasks(compared)
+    groups: dict[tuple[str, bool], list[tuple[_Arms, Interval, Interval]]] = {}
+    for arms in pairs_here(compared) if probe else ():
+        both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
+        if arms.crosses and both[0] is not None and both[1] is not None:
+            key = compared.facts.submissions[arms.first].family, "information" in arms.pair.held_equal
+            groups.setdefault(key, []).append((arms, both[0], both[1]))
+    if not groups:
+        return _open_question(compared), ()
+    order = sorted(groups, key=lambda key: (key[0] != _LABELS, key))
+    titles = [task_title(compared.facts, t) for t in (probe, answers)]
+    sentences = [_group_sentence(key, groups[key], titles, first=i == 0) for i, key in enumerate(order)]
+    caveat = (
+        "An arm counts as ahead or behind where the paired interval excludes zero. "
+        "Intervals cover samples and the seeds of probe and adapter, not a repeated pretraining."
+    )
+    return sentences[0], (*sentences[1:], caveat)
+
+
+def _two_tasks(compared: Comparisons) -> tuple[str, str]:
+    figures = {t: compared.facts.tasks[t].kind for t in task_names(compared) if t in compared.facts.tasks}
+    probe = next((t for t, kind in figures.items() if kind == "probe"), "")
+    answers = sort_task(compared)
+    return (probe, answers) if probe and answers and probe != answers else ("", "")
+
+
+def _open_question(compared: Comparisons) -> str:
+    measured = len(compared.encoders) - len(compared.floors)
+    encoders = f"{number_word(measured)} {'encoder' if measured == 1 else 'encoders'}"
+    return (
+        f"The question is open here: {encoders} measured, and no declared pair of a classification "
+        "and a contrastive encoder is complete on both the probe and the questions."
+    )
+
+
+def _group_sentence(
+    key: tuple[str, bool],
+    found: Sequence[tuple[_Arms, Interval, Interval]],
+    titles: Sequence[str],
+    *,
+    first: bool,
+) -> str:
+    family, same_information = key
+    subject = {
+        _LABELS: "the encoder trained to classify labels",
+        "caption-word-classification": "the encoder trained to classify the captions' words",
+    }.get(family, f"the {family} encoder")
+    columns = [[item[1] for item in found], [item[2] for item in found]]
+    verdicts = [_verdict(c) for c in columns]
+    equal = [a for a in ("architecture", "information") if all(a in i[0].pair.held_equal for i in found)]
+    pairs = _pairs_words(len(found), equal, uniform=all(verdicts), first=first)
+    assert same_information == ("information" in equal)
+    if not all(verdicts):
+        parts = [f"on {t} {_tally(c)}, {_size(c, '')}" for t, c in zip(titles, columns, strict=True)]
+        return f"{pairs}, {subject} stands against its contrastive twin {parts[0]}, and {parts[1]}."
+    link = "but" if {*verdicts} == {"ahead of", "behind"} else "and"
+    left, right = (f"on {t} {_size(c, v)}" for t, c, v in zip(titles, columns, verdicts, strict=True))
+    again = "" if verdicts[0] == verdicts[1] else f"{verdicts[1]} it "
+    return f"{pairs}, {subject} is {verdicts[0]} its contrastive twin {left}, {link} {again}{right}."
+
+
+def _pairs_words(count: int, equal: Sequence[str], *, uniform: bool, first: bool) -> str:
+    kind = f" of equal {join_words(list(equal))}" if equal else ""
+    if count == 1:
+        return f"In {'the one' if first else 'one more'} pair{kind}"
+    number = "both" if count == 2 and uniform else f"{'all ' if uniform else ''}{number_word(count)}"
+    return f"{'In' if uniform else 'Over'} {number} pairs{kind}"
+
+
+def _verdict(differences: Sequence[Interval]) -> str:
+    """The one verdict that holds in all pairs, or the empty string."""
+    if all(d.low > 0 for d in differences):
+        return "ahead of"
+    if all(d.high < 0 for d in differences):
+        return "behind"
+    return "not told apart from" if all(d.low <= 0 <= d.high for d in differences) else ""
+
+
+def _tally(differences: Sequence[Interval]) -> str:
+    ahead = sum(d.low > 0 for d in differences)
+    behind = sum(d.high < 0 for d in differences)
+    words = {"ahead": ahead, "behind": behind, "undecided": len(differences) - ahead - behind}
+    return join_words([f"{word} in {number_word(n)}" for word, n in words.items() if n])
+
+
+def _size(differences: Sequence[Interval], verdict: str) -> str:
+    """How large: plain points where the direction is said in words, signed points where it is not."""
+    spans = [difference_span(d) for d in differences]
+    said = verdict in ("ahead of", "behind")
+    sign = -1 if verdict == "behind" else 1
+    show = per_cent if said else points
+    values = sorted(sign * s.value for s in spans)
+    edges = sorted(sign * edge for s in spans for edge in (s.low, s.high))
+    ends = [values[0]] if show(values[0]) == show(values[-1]) else [values[0], values[-1]]
+    size = " to ".join(show(v) for v in ends) + " points"
+    interval = f"{show(edges[0])} to {show(edges[-1])}"
+    brackets = f"[95 % interval {interval}]" if len(spans) == 1 else f"[95 % intervals within {interval}]"
+    return f"{'by' if said else 'at'} {size} {brackets}"
+
+
+def weak_words(compared: Comparisons) -> tuple[str, ...]:
+    """One sentence per complete cell that does not pass a required floor by enough."""
+    found = []
+    for encoder in compared.encoders:
+        if encoder in compared.floors:
+            continue
+        for task in task_names(compared):
+            held = cell(compared, encoder, task, against="blind").not_beaten
+            if held:
+                title = compared.facts.submissions[encoder].title
+                floors = join_words([_held_words(m) for m in held])
+                found.append(f"{title} on {task_title(compared.facts, task)}: not above {floors}.")
+    return tuple(found)
+
+
+def _held_words(margin: FloorMargin) -> str:
+    size = f"{points(margin.difference.value)} points, {errors_away(margin.errors_away)} standard errors"
+    return f"{margin.floor} ({margin.kind}; {size})"
+
+
+def floors_missing_words(compared: Comparisons) -> tuple[str, ...]:
+    """One sentence per task on which a required kind of floor has no complete run."""
+    found = []
+    for task in task_names(compared):
+        kinds = {
+            compared.facts.submissions[f].floor
+            for f in compared.floors
+            if (m := compared.metric(f, task)) is not None and m.value is not None
+        }
+        lacking = [FLOOR_WORDS[k] for k in REQUIRED_FLOORS if k not in kinds]
+        if lacking:
+            words = f"{task_title(compared.facts, task)}: no complete {join_words(lacking)} floor"
+            found.append(f"{words}, so nothing is compared with {'it' if len(lacking) == 1 else 'them'}.")
+    return tuple(found)

@@ -1,0 +1,552 @@
+"""The site: every number is the index's, absence is said in words, nothing a stranger wrote is markup."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.bundle import count_scores, write_bundle
+from harness.errors import UsageError
+from harness.pairs import Pair
+from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
+from harness.store import ingest, open_store
+from leaderboard import charts, wording
+from leaderboard.build import build_site, render_site, write_site
+from leaderboard.comparisons import Comparisons, independent_pairs
+from leaderboard.compose import board, cell, task_page
+from leaderboard.facts import Facts
+from leaderboard.index import read_facts
+from leaderboard.sentences import answer, floors_missing_words, pair_table, weak_words
+
+HEX = "0123456789abcdef" * 4
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
+PROBE, VQA, VIDEO = "eyechart_mini_probe", "eyechart_mini_vqa", "eyechart_mini_video"
+NUM_SAMPLES = 120
+# encoder -> share right on (probe, vqa, video); None: not run
+SHARES: dict[str, tuple[float | None, ...]] = {
+    "net-label": (0.95, 0.40, 0.25),
+    "net-clip": (0.40, 0.90, 0.28),
+    "net-words": (0.30, 0.88, None),
+    "blind": (0.05, 0.30, 0.22),
+    "shuffled": (0.05, 0.30, 0.22),
+    "random": (0.10, 0.35, 0.24),
+}
+OBJECTIVES = {
+    "net-label": "label-classification",
+    "net-clip": "sigmoid-contrastive",
+    "net-words": "caption-word-classification",
+}
+FLOORS = {
+    "blind": ("blind", ""),
+    "shuffled": ("shuffled-image", "net-clip"),
+    "random": ("random-init", "net-label"),
+}
+PAIRS = """
+[[pair]]
+a = "net-clip"
+b = "net-label"
+held_equal = ["architecture", "images"]
+differs = ["objective", "information"]
+note = "Same network <b>same</b> pictures."
+
+[[pair]]
+a = "net-words"
+b = "net-clip"
+held_equal = ["architecture", "images", "information"]
+differs = ["objective"]
+note = "Same words."
+"""
+
+
+def submission(encoder: str) -> Submission:
+    floor, base = FLOORS.get(encoder, (None, ""))
+    return Submission(
+        id=encoder,
+        title=f"{encoder} {HOSTILE}" if encoder == "net-words" else encoder.replace("-", " ").title(),
+        authors=(HOSTILE,),
+        links=("https://example.org/a?b=1&c=2", "javascript:alert(3)", "http://x y", HOSTILE),
+        license=HOSTILE,
+        contamination="none known",
+        source=Source(kind="floor" if floor else "local", name="resnet", revision="local", files=()),
+        input=InputSpec(resolution=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        pretraining=()
+        if floor
+        else (PretrainStage(objective=OBJECTIVES[encoder], data=HOSTILE, images_seen=614400),),  # type: ignore[arg-type]
+        architecture="ResNet, 1.9 M",
+        floor=floor,  # type: ignore[arg-type]
+        base=base,
+        identity_digest=HEX,
+    )
+
+
+def write(root: Path, encoder: str, task: str, seed: int, share: float) -> None:
+    rng = np.random.default_rng([seed, sum(map(ord, encoder + task))])
+    scores = [
+        Score(sample_id=f"{i:03}", cluster=f"c{i // 2}", score=float(rng.random() < share), status="scored")
+        for i in range(NUM_SAMPLES)
+    ]
+    if (encoder, task, seed) == ("net-words", VQA, 1):
+        scores[7] = Score(sample_id="007", cluster="c3", score=None, status="error")
+    if (encoder, task) == ("net-label", VQA):
+        scores[9] = Score(sample_id="009", cluster="c4", score=0.0, status="unparsed")
+    answers = [
+        Answer(sample_id=s.sample_id, prompt_hash="ab" * 8, answer=HOSTILE, status=said)  # type: ignore[arg-type]
+        for s in scores
+        for said in ("error" if s.score is None else "scored",)
+    ]
+    run = Run(
+        submission=submission(encoder),
+        protocol="mini",
+        protocol_version=1,
+        suite="mini",
+        recipes={"probe": HEX},
+        task=task,
+        task_digest=HEX,
+        dataset_digest=HEX,
+        split="test",
+        metric="exact_match",
+        chance=0.0,
+        seed=seed,
+        engine="hf",
+        dtype="float32",
+        llm_revision=HEX,
+        counts=count_scores(scores),
+    )
+    receipt = {"frozen": {"before": HEX, "after": HEX}, "note": HOSTILE}
+    environment = {"stages_s": {"features": 1.5, "adapter": 90.0}, "hardware": {"cpu": HOSTILE}}
+    write_bundle(root, run, answers, receipt, environment, scores=scores, scorer_digest=HEX)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    home = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        for (encoder, shares), seed in itertools.product(SHARES.items(), range(3)):
+            for task, share in zip((PROBE, VQA, VIDEO), shares, strict=True):
+                if share is not None:
+                    write(home / "results", encoder, task, seed, share)
+        ingest(home / "db.duckdb", home / "results")
+        (home / "pairs.toml").write_text(PAIRS)
+        report = build_site(home / "db.duckdb", home / "site", home / "pairs.toml")
+    facts = read_facts(home / "db.duckdb", home / "pairs.toml", None)
+    return SimpleNamespace(home=home, facts=facts, report=report, site=home / "site")
+
+
+@pytest.fixture
+def compared(made: SimpleNamespace) -> Comparisons:
+    return Comparisons(made.facts, "mini")
+
+
+def changed(facts: Facts, **changes: Any) -> Comparisons:
+    return Comparisons(dataclasses.replace(facts, **changes), "mini")
+
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements, ids and text of a page, with a check that tags are balanced."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.stack: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.stack, self.stack
+        self.ids = [a["id"] for _, a in self.elements if "id" in a]
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def pages(site: Path) -> dict[str, Page]:
+    return {p.relative_to(site).as_posix(): Page(p.read_text()) for p in sorted(site.rglob("*.html"))}
+
+
+def test_every_page_is_there(made):
+    names = set(pages(made.site))
+    assert {"index.html", "methods.html", "404.html"} <= names
+    assert {f"encoders/{e}.html" for e in SHARES} <= names
+    assert {f"tasks/{t}.html" for t in (PROBE, VQA, VIDEO)} <= names
+    assert made.report.pages == len(names) and made.report.index == made.site / "index.html"
+    files = [p for p in made.site.rglob("*") if p.is_file()]
+    assert made.report.bytes == sum(p.stat().st_size for p in files)
+
+
+def test_same_input_same_bytes(made, tmp_path):
+    again = build_site(made.home / "db.duckdb", tmp_path / "elsewhere", made.home / "pairs.toml")
+    assert again.bytes == made.report.bytes
+    for path in made.site.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "elsewhere" / path.relative_to(made.site)
+            assert copy.read_bytes() == path.read_bytes(), path
+            assert str(made.home).encode() not in path.read_bytes()
+
+
+def test_nothing_active_and_nothing_foreign(made):
+    for name, page in pages(made.site).items():
+        policy = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+        assert policy == [POLICY]
+        for tag, attributes in page.elements:
+            assert not [a for a in attributes if a.startswith("on") or a == "style"], (name, tag, attributes)
+            assert tag not in {"style", "iframe", "object", "embed", "base", "form", "img"}, (name, tag)
+            if tag == "script":
+                assert attributes["src"] and attributes["src"].endswith("static/sort.js")
+            for key in ("src", "href", "xlink:href"):
+                link = attributes.get(key) or ""
+                outside = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link)
+                # A link out is followed only when a reader asks for it, so <a> alone may hold one.
+                assert not outside or (tag == "a" and link.startswith(("http://", "https://"))), (name, link)
+        raw = (made.site / name).read_text()
+        assert "<script>" not in raw and "<img" not in raw and "<b>same" not in raw
+        assert "49" not in re.findall(r"alert\(2\)[^<]{0,40}", raw)
+
+
+def test_hostile_text_is_shown_as_text(made):
+    page = pages(made.site)["encoders/net-words.html"]
+    assert HOSTILE in page.words
+    hrefs = {a.get("href") for t, a in page.elements if t == "a" and a.get("rel")}
+    assert hrefs == {"https://example.org/a?b=1&c=2"}
+
+
+def test_links_and_anchors_resolve(made):
+    found = pages(made.site)
+    for name, page in found.items():
+        assert len(page.ids) == len(set(page.ids)), name
+        for tag, attributes in page.elements:
+            for key in ("href", "src"):
+                link = attributes.get(key)
+                if not link or link.startswith("http"):
+                    continue
+                path, _, anchor = link.partition("#")
+                target = (made.site / name).parent / path if path else made.site / name
+                assert target.is_file(), (name, link)
+                if anchor:
+                    assert anchor in found[target.resolve().relative_to(made.site.resolve()).as_posix()].ids
+            for label in (attributes.get("aria-labelledby") or "").split():
+                assert label in page.ids, (name, tag, label)
+
+
+def test_board_prints_the_view(made):
+    connection = open_store(made.home / "db.duckdb")
+    rows = connection.execute(
+        "SELECT encoder, task, value, ci_low, ci_high FROM leaderboard WHERE value IS NOT NULL"
+    ).fetchall()
+    connection.close()
+    index = (made.site / "index.html").read_text()
+    for encoder, task, value, low, high in rows:
+        assert f'data-value="{value}"' in index
+        shown = f"[{wording.range_of(low, high)}]"
+        assert shown in index
+        assert shown in (made.site / f"tasks/{task}.html").read_text()
+        assert shown in (made.site / f"encoders/{encoder}.html").read_text()
+
+
+def test_absence_is_said_in_words(made, compared):
+    assert cell(compared, "net-words", VIDEO, against="blind").state == "not-run"
+    half = cell(compared, "net-words", VQA, against="blind")
+    assert (half.state, half.span, half.lift, half.num_error) == ("incomplete", None, None, 1)
+    words = pages(made.site)["index.html"].words
+    assert "not run" in words
+    assert f"incomplete ({3 * NUM_SAMPLES - 1} of {3 * NUM_SAMPLES})" in words
+    assert f"3 of {3 * NUM_SAMPLES} unparsed" in words
+    task = pages(made.site)[f"tasks/{VIDEO}.html"].words
+    assert "not run" in task
+
+
+def test_rows_are_served_sorted_with_absent_last(compared):
+    table = board(compared)
+    assert table.sorted_by == VQA
+    assert [r.name.id for r in table.encoders] == ["net-clip", "net-label", "net-words"]
+    assert {r.name.id for r in table.floors} == set(FLOORS)
+
+
+def test_sorted_column_is_announced(made):
+    page = pages(made.site)["index.html"]
+    assert [a["aria-sort"] for t, a in page.elements if "aria-sort" in a] == ["descending"]
+    # Without script there is nothing to press: the buttons are made by sort.js.
+    assert not [t for t, _ in page.elements if t == "button"]
+
+
+def test_lift_is_the_paired_difference(made, compared):
+    found = cell(compared, "net-clip", VQA, against="blind")
+    mine, blind = (made.facts.scores["mini", e, VQA].scores for e in ("net-clip", "blind"))
+    assert found.lift is not None
+    assert found.lift.value == pytest.approx(mine.mean() - blind.mean())
+    assert found.lift.low < found.lift.value < found.lift.high
+
+
+def test_a_weak_encoder_is_marked_and_listed(made, compared):
+    weak = cell(compared, "net-label", VIDEO, against="blind")
+    assert {m.kind for m in weak.not_beaten} == {"blind", "shuffled image", "random init"}
+    assert not cell(compared, "net-clip", VQA, against="blind").not_beaten
+    sentences = weak_words(compared)
+    assert any(s.startswith("Net Label on Mini video questions: not above Blind (blind;") for s in sentences)
+    assert not any("Net Clip on Mini VQA" in s for s in sentences)
+    words = pages(made.site)["index.html"].words
+    assert "not above blind, shuffled image, random init" in words
+
+
+def test_own_floor_before_kin_before_any(made, compared):
+    assert compared.own_floors("net-clip", "shuffled-image") == ("shuffled",)
+    assert compared.own_floors("net-label", "shuffled-image") == ("shuffled",)
+    facts = made.facts
+    other = dataclasses.replace(
+        facts.submissions["random"], id="random-clip", base="net-clip", title="Random of clip"
+    )
+    metrics = dict(facts.metrics)
+    metrics["mini", "random-clip", VQA] = dataclasses.replace(
+        facts.metrics["mini", "random", VQA], encoder="random-clip"
+    )
+    both = changed(facts, submissions={**facts.submissions, "random-clip": other}, metrics=metrics)
+    assert both.own_floors("net-clip", "random-init") == ("random-clip",)
+    assert both.own_floors("net-label", "random-init") == ("random",)
+    assert both.own_floors("net-words", "random-init") == ("random", "random-clip")
+
+
+def test_missing_floor_is_said(made):
+    facts = made.facts
+    without = {k: v for k, v in facts.metrics.items() if k[1] != "shuffled" or k[2] != VQA}
+    found = floors_missing_words(changed(facts, metrics=without))
+    assert found == ("Mini VQA: no complete shuffled image floor, so nothing is compared with it.",)
+    assert floors_missing_words(Comparisons(facts, "mini")) == ()
+
+
+def test_dead_task(made, compared):
+    assert compared.dead(VIDEO) is not None
+    assert compared.dead(VQA) is None
+    page = task_page(made.facts, [compared], VIDEO)
+    assert page.sections[0].dead and "no encoder is shown to see here" in page.sections[0].dead_words
+    assert "Dead task." in pages(made.site)[f"tasks/{VIDEO}.html"].words
+    assert "Dead task." not in pages(made.site)[f"tasks/{VQA}.html"].words
+
+
+def test_answer_follows_from_the_data(made, compared):
+    headline, more = answer(compared)
+    assert headline.startswith(
+        "In the one pair of equal architecture, the encoder trained to classify labels is"
+    )
+    assert "ahead of its contrastive twin on Mini linear probe by" in headline
+    assert "but behind it on Mini VQA by" in headline
+    assert headline.count("interval") == 2
+    assert "repeated pretraining" in more[-1]
+    assert headline in pages(made.site)["index.html"].words
+    # Exchange the two arms' scores: the sentence turns round.
+    swap = {"net-label": "net-clip", "net-clip": "net-label"}
+    scores = {(p, swap.get(e, e), t): v for (p, e, t), v in made.facts.scores.items()}
+    turned, _ = answer(changed(made.facts, scores=scores))
+    assert "behind its contrastive twin on Mini linear probe" in turned
+    assert "but ahead of it on Mini VQA" in turned
+
+
+def test_answer_without_pairs_is_open(made):
+    headline, more = answer(changed(made.facts, pairs=()))
+    assert headline.startswith("The question is open here: three encoders measured") and more == ()
+    assert render_site(dataclasses.replace(made.facts, pairs=()))
+
+
+def test_several_pairs_are_counted(made):
+    facts = made.facts
+    submissions = {
+        **facts.submissions,
+        "net-label-2": dataclasses.replace(submission("net-label"), id="net-label-2"),
+    }
+    scores, metrics = dict(facts.scores), dict(facts.metrics)
+    for task, source in ((PROBE, "net-label"), (VQA, "net-clip")):
+        scores["mini", "net-label-2", task] = facts.scores["mini", source, task]
+        metrics["mini", "net-label-2", task] = dataclasses.replace(
+            facts.metrics["mini", source, task], encoder="net-label-2"
+        )
+    second = Pair(
+        a="net-label-2", b="net-clip", held_equal=("architecture",), differs=("objective",), note="x"
+    )
+    headline, _ = answer(
+        changed(
+            facts, submissions=submissions, scores=scores, metrics=metrics, pairs=(facts.pairs[0], second)
+        )
+    )
+    assert headline.startswith("Over two pairs of equal architecture")
+    assert "on Mini linear probe ahead in two," in headline
+    assert "on Mini VQA behind in one and undecided in one," in headline
+    assert "intervals within" in headline
+
+
+def test_pair_table(made, compared):
+    table = pair_table(compared)
+    first, second = table.rows
+    # Declared as clip against label: turned so that the classification arm comes first.
+    assert (first.first.id, first.second.id) == ("net-label", "net-clip")
+    assert [d.verdict for d in first.differences[:1]] == ["classification ahead"]
+    absent = next(d for d in second.differences if "video" in d.task_title)
+    assert absent.span is None and absent.verdict.startswith("no number: net-words")
+    assert absent.verdict.endswith("not run")
+    assert table.num_independent == 1
+    assert table.pooled_words == (
+        "Two pairs, one of them independent (no encoder in common): fewer than five independent pairs, "
+        "so no pooled effect is given."
+    )
+    value = first.differences[0].span.value
+    left, right = (made.facts.scores["mini", e, PROBE].scores.mean() for e in ("net-label", "net-clip"))
+    assert value == pytest.approx(left - right)
+
+
+def test_independent_pairs():
+    assert independent_pairs([]) == 0
+    assert independent_pairs([("a", "x"), ("b", "x"), ("c", "x")]) == 1
+    assert independent_pairs([("a", "x"), ("a", "y"), ("b", "x"), ("c", "z")]) == 3
+
+
+def test_toy_suite_is_named_everywhere(made):
+    for page in pages(made.site).values():
+        assert "not an answer about real encoders" in " ".join(page.words.split())
+
+
+def test_a_real_suite_comes_first_and_the_toy_stays_named(made):
+    facts = made.facts
+    both = dataclasses.replace(
+        facts,
+        suites={"main": "main", **facts.suites},
+        metrics=facts.metrics
+        | {("main", e, t): dataclasses.replace(m, protocol="main") for (_, e, t), m in facts.metrics.items()},
+    )
+    words = " ".join(Page(render_site(both)["index.html"].decode()).words.split())
+    assert words.index("Protocol main") < words.index("Protocol mini, suite mini")
+    assert "Sections marked mini come from" in words
+
+
+def test_empty_index(made):
+    facts = dataclasses.replace(
+        made.facts,
+        metrics={},
+        submissions={},
+        runs=(),
+        scores={},
+        seed_pools={},
+        chances={},
+        tasks={},
+        suites={},
+        pairs=(),
+    )
+    assert "Nothing has been measured yet" in render_site(facts)["index.html"].decode()
+
+
+def test_encoder_page_has_seeds_costs_and_receipt(made):
+    page = pages(made.site)["encoders/net-label.html"]
+    words = " ".join(page.words.split())
+    for seed in made.facts.runs:
+        if seed.encoder == "net-label":
+            assert seed.run_key[:16] in words
+    assert "adapter1 min 30 s1 min 30 s9" in words  # the median of nine equal runs
+    assert "Receipt 1 of 1" in words and "frozen / before" in words and HEX in words
+    assert "614,400" in words and "label-classification" in words
+
+
+def test_task_page_states_prompt_and_scorer(made):
+    words = pages(made.site)[f"tasks/{VQA}.html"].words
+    assert "⟨question⟩\nAnswer the question using a single word or phrase." in words
+    assert "lmms_eval.tasks.vqav2.utils.vqav2_process_results_val" in words
+    assert "a probe is not asked" in pages(made.site)[f"tasks/{PROBE}.html"].words
+
+
+def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds something that is no site"):
+        write_site({"index.html": b"x"}, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_old_site_is_replaced_whole(tmp_path):
+    write_site({"index.html": b"1", "old.html": b"1"}, tmp_path / "s")
+    report = write_site({"index.html": b"22"}, tmp_path / "s")
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".eyechart-site", "index.html"]
+    assert (report.pages, report.bytes) == (1, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_scales():
+    scale = charts.score_scale()
+    assert (scale.at(0), scale.at(1), scale.at(2), scale.at(-1)) == ("1.50%", "98.50%", "98.50%", "1.50%")
+    difference = charts.difference_scale([-0.31, 0.02])
+    assert (difference.low, difference.high, difference.at(0)) == (-0.5, 0.5, "50.00%")
+    assert [t.label for t in charts.ticks(difference, signed=True)] == ["−50", "−25", "0", "+25", "+50"]
+    assert charts.difference_scale([]).high > 0
+
+
+def test_scatter_keeps_keys_apart():
+    points = [
+        charts.ScatterInput(key=str(i), name="n", side="other", x=(0.4, 0.5, 0.6), y=(0.4, 0.5, 0.6))
+        for i in range(6)
+    ]
+    drawn = charts.scatter(points, "x", "y").points
+    assert len({(p.key_dx, p.key_dy) for p in drawn}) == 6
+
+
+def test_shapes_tell_sides_apart():
+    assert len(set(charts.SHAPE_OF_SIDE.values())) == len(charts.SHAPE_OF_SIDE)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://example.org/x", True),
+        ("http://example.org", True),
+        ("javascript:alert(1)", False),
+        ("JaVaScRiPt:alert(1)", False),
+        ("data:text/html,x", False),
+        ("//example.org", False),
+        ("https://", False),
+        ("https://exa\nmple.org", False),
+        ("http://[", False),
+        ("", False),
+    ],
+)
+def test_only_plain_web_addresses_become_links(text, kept):
+    assert wording.web_link(text) == (text if kept else "")
+
+
+def test_page_names_cannot_leave_the_folder():
+    assert wording.page_name("resnet-label") == "resnet-label.html"
+    for name in ("../../etc/passwd", "a/b", "a..b", "", ".hidden", "A b", "x" * 200):
+        assert re.fullmatch(r"x-[0-9a-f]{16}\.html", wording.page_name(name))
+
+
+def test_numbers_in_words():
+    assert wording.per_cent(0.96309) == "96.3"
+    assert wording.per_cent(-0.0001) == "0.0"
+    assert (wording.points(0.694), wording.points(-0.02), wording.points(-0.0001)) == ("+69.4", "−2.0", "0.0")
+    assert wording.range_of(0.951, 1.0) == "95.1–100.0"
+    assert (wording.seconds(4.25), wording.seconds(200), wording.seconds(3900)) == (
+        "4.2 s",
+        "3 min 20 s",
+        "1 h 5 min",
+    )
+    assert wording.join_words(["a", "b", "c"]) == "a, b and c"
+    assert (wording.count_of(1, "seed"), wording.count_of(3, "seed")) == ("1 seed", "3 seeds")
