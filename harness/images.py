@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from harness.errors import DatasetError, UnsafeInputError
 from harness.records import ImageRecipe
@@ -50,6 +50,8 @@ def decode_rgb(data: bytes, where: str) -> RGB:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _refuse_bomb(image.width, image.height, where)
+            # lmms-eval turns this global on when it is imported; half an image must stay an error.
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             image.load()
             return _to_rgb(_upright(image), where)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -57,6 +57,9 @@ def load_peer() -> Any:
     for name, value in OFFLINE.items():
         os.environ.setdefault(name, value)
     importlib.import_module("harness.torchvision_shim")  # before transformers meets torchvision
+    from PIL import ImageFile
+
+    accepts_half_images = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         from lmms_eval.api import task as peer
     except ModuleNotFoundError as error:
@@ -65,6 +68,8 @@ def load_peer() -> Any:
             found=f"no module {error.name}",
             fix="install the extra `run`: pip install 'eyechart[run]'",
         ) from error
+    # The import turns this global on, for this whole process.
+    ImageFile.LOAD_TRUNCATED_IMAGES = accepts_half_images
     from loguru import logger
 
     logger.disable("lmms_eval")

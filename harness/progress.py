@@ -37,7 +37,8 @@ class Stage:
         if self._first is None:
             self._first = done
         wait = 0.1 if self._live else LOG_EVERY_S
-        if now - self._began < QUIET_S or (now - self._printed < wait and done < total):
+        # The end is told by `close`, so that a finished stage that waits for another says nothing.
+        if now - self._began < QUIET_S or now - self._printed < wait or done >= total:
             return
         self._printed = now
         fresh = done - self._first

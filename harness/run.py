@@ -48,9 +48,9 @@ def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMak
     context = {"subject": plan.subject, "tasks": plan.tasks}
     times: dict[str, float] = {}
 
-    def timed(name: str, unit: str, jobs: list[Any]) -> list[Any]:
+    def timed(name: str, unit: str, jobs: list[Any], total: int | None = None) -> list[Any]:
         show = stage(name, unit)
-        outcome = executor.run(jobs, show)
+        outcome = executor.run(jobs, show, total)
         times[name] = show.close()
         return outcome
 
@@ -61,7 +61,10 @@ def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMak
     probes = sorted({u.task.name for u in plan.pending if u.task.kind == "probe"})
     jobs: list[Any] = [(seed_job, {**context, "seed": s, "batch": batch}) for s in seeds]
     jobs += [(probe_job, {**context, "name": n}) for n in probes]
-    outcome = timed("adapters and probes", "steps", jobs)
+    protocol = plan.subject.protocol
+    asked = sum(t.num_expected for t in plan.tasks.values() if t.kind != "probe")
+    total = len(seeds) * (protocol.adapter.steps + asked) + len(probes) * (1 + len(protocol.seeds))
+    outcome = timed("adapters and probes", "steps", jobs, total)
     _prove_frozen([*extracted, *(timed_proof(extracted, o) for o in outcome[: len(seeds)])])
     trained = dict(zip(seeds, outcome[: len(seeds)], strict=True))
     probed = dict(zip(probes, outcome[len(seeds) :], strict=True))

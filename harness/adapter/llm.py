@@ -103,7 +103,10 @@ def load_llm(recipe: LLMRecipe, folder: Path | None = None) -> LanguageModel:
     Raises:
         IntegrityError: the files are not those the protocol pins.
     """
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a fraction of a second of loading needs no bar of its own
 
     place = folder or locate_llm(recipe.name)
     if (found := llm_revision(place)) != recipe.revision:
@@ -116,4 +119,5 @@ def load_llm(recipe: LLMRecipe, folder: Path | None = None) -> LanguageModel:
         )
     # Eager: on CPUs the fused kernel's backward pass is slower at these sizes (docs/performance.md).
     model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager")
-    return LanguageModel(model.eval(), AutoTokenizer.from_pretrained(place))
+    # Not AutoTokenizer: by the name in config.json it would rebuild Qwen2's own pre-tokeniser.
+    return LanguageModel(model.eval(), PreTrainedTokenizerFast.from_pretrained(place))

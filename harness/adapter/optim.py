@@ -89,11 +89,16 @@ def build_optimisers(
 
 
 def set_progress(
-    optimisers: list[torch.optim.Optimizer], step: int, steps: int, warmup: int, flat: float = 0.3
+    optimisers: list[torch.optim.Optimizer],
+    step: int,
+    steps: int,
+    warmup: int,
+    flat: float = 0.3,
+    rate: float = 1.0,
 ) -> float:
-    """Linear warm-up, flat until `flat` of the run, then linear to 1 %; returns the factor."""
+    """Linear warm-up, flat until `flat` of the run, then linear to 1 %, times `rate`; returns the factor."""
     progress = step / steps
-    factor = min(1.0, (step + 1) / max(1, warmup))
+    factor = rate * min(1.0, (step + 1) / max(1, warmup))
     if progress >= flat:
         factor *= max(0.01, (1 - progress) / (1 - flat))
     for optimiser in optimisers:

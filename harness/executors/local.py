@@ -79,7 +79,11 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._close_channel()
+            self._pool = None
         self.stop()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -96,12 +100,13 @@ class LocalExecutor:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         return self._pool
 
-    def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> list[Any]:
+    def run(self, jobs: Sequence[Job], progress: Progress | None = None, total: int | None = None) -> list[Any]:
         """Results in the order of the jobs.
 
         Args:
             jobs: what to do.
             progress: called with (done, total) summed over the jobs.
+            total: sum of the jobs' totals where it is known; otherwise that of the jobs begun.
 
         Raises:
             EyechartError: the first error of a job; the other jobs are stopped.
@@ -116,7 +121,7 @@ class LocalExecutor:
             pending: set[Future[Any]] = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                self._drain(counts, progress)
+                self._drain(counts, progress, total)
                 for future in finished:
                     outcome = future.result()
                     if isinstance(outcome, _Failure):
@@ -130,16 +135,23 @@ class LocalExecutor:
         except BaseException:
             self.stop()
             raise
-        self._drain(counts, progress)
+        self._drain(counts, progress, total)
         return [results[i] for i in range(len(jobs))]
 
-    def _drain(self, counts: dict[int, tuple[int, int]], progress: Progress | None) -> None:
+    def _drain(
+        self, counts: dict[int, tuple[int, int]], progress: Progress | None, total: int | None
+    ) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                number, done, total = self._channel.get_nowait()
-                counts[number] = done, total
+                number, done, of = self._channel.get_nowait()
+                counts[number] = done, of
         if progress and counts:
-            progress(sum(d for d, _ in counts.values()), sum(t for _, t in counts.values()))
+            begun = sum(of for _, of in counts.values())
+            progress(sum(done for done, _ in counts.values()), max(begun, total or 0))
+
+    def _close_channel(self) -> None:
+        self._channel.close()
+        self._channel.join_thread()
 
     def stop(self) -> None:
         """End the workers at once; what they had saved is kept."""
@@ -150,4 +162,5 @@ class LocalExecutor:
                 process.terminate()
             for process in processes:
                 process.join()
+            self._close_channel()
             self._pool = None

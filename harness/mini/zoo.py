@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401  (must precede transformers)
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
