@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands, "status", "show which units of a run are done")
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
-    ingest.add_argument("results", type=Path, nargs="*", metavar="DIR", help="folders of bundles (default: results)")
+    ingest.add_argument("results", type=Path, nargs="*", metavar="DIR", help="folders of bundles (default: results here and below the home folder)")
     ingest.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
     ingest.add_argument("--json", action="store_true", help="print a JSON object")
     _add_places(ingest)

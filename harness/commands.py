@@ -100,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"bundles": [str(b) for b in report.bundles], "stages_s": report.stages_s}, indent=1))
         return 0
     where = report.bundles[0].parent
-    print(f"{len(report.bundles)} bundles in {where}. Next: eyechart ingest {where.parent.parent} && eyechart publish")
+    roots = "" if arguments.results is None else f" {RESULTS} {arguments.results}"
+    print(f"{len(report.bundles)} bundles in {where}. Next: eyechart ingest{roots} && eyechart publish")
     return 0
 
 
@@ -120,7 +121,10 @@ def ingest_results(arguments: argparse.Namespace) -> int:
     from harness.store import ingest
 
     home = find_home(arguments.home)
-    report = ingest(arguments.db or home.database, *(arguments.results or [RESULTS]))
+    roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
+    if not roots:
+        raise UsageError("no results to ingest", expected=f"{RESULTS} or {home.results}")
+    report = ingest(arguments.db or home.database, *roots)
     if arguments.json:
         print(
             json.dumps(

@@ -85,12 +85,16 @@ def read_note(folder: Path) -> dict[str, Any]:
         DatasetError: the dataset is not there, or the note is damaged.
     """
     if not (folder / NOTE).is_file():
-        raise DatasetError("dataset is missing", where=str(folder), fix="run `eyechart mini data` to write it")
+        raise DatasetError(
+            "dataset is missing", where=str(folder), fix="run `eyechart mini data` to write it"
+        )
     try:
         note: dict[str, Any] = read_json(folder / NOTE)
         return {"digest": str(note["digest"]), "rows": dict(note["rows"]), "files": dict(note["files"])}
     except (IntegrityError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError("the dataset's note is damaged", where=str(folder / NOTE), found=str(error)) from error
+        raise DatasetError(
+            "the dataset's note is damaged", where=str(folder / NOTE), found=str(error)
+        ) from error
 
 
 def check_dataset(folder: Path, expected: str) -> str:
@@ -103,7 +107,10 @@ def check_dataset(folder: Path, expected: str) -> str:
     note = read_note(folder)
     if expected not in {"UNPINNED", note["digest"]}:
         raise DatasetError(
-            "dataset is not the pinned one", where=str(folder), found=note["digest"][:16], expected=expected[:16]
+            "dataset is not the pinned one",
+            where=str(folder),
+            found=note["digest"][:16],
+            expected=expected[:16],
         )
     for name, recorded in note["files"].items():
         path = folder / name
@@ -139,7 +146,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = read_parquet(path).to_pylist()
     except IntegrityError as error:
-        raise DatasetError("split cannot be read", where=str(path), found=error.found or str(error)) from error
+        raise DatasetError(
+            "split cannot be read", where=str(path), found=error.found or str(error)
+        ) from error
     if not rows:
         raise DatasetError("split is empty", where=str(path), found="0 rows", expected="at least one")
     return rows
@@ -163,7 +172,10 @@ def open_split(task: Task, root: Path, frames: int, split: str | None = None) ->
     rows = read_rows(path)
     if split is None and len(rows) != task.num_expected:
         raise DatasetError(
-            "split has another number of rows", where=str(path), found=str(len(rows)), expected=str(task.num_expected)
+            "split has another number of rows",
+            where=str(path),
+            found=str(len(rows)),
+            expected=str(task.num_expected),
         )
     if task.kind == "probe":
         keys = [f"{split or task.split}-{i}" for i in range(len(rows))]
@@ -174,7 +186,9 @@ def open_split(task: Task, root: Path, frames: int, split: str | None = None) ->
             for key, label in zip(keys, labels, strict=True)
         ]
         return Split(path, digest, samples, media, labels)
-    return Split(path, digest, [_sample(task, row, frames) for row in rows], _media(task, rows, folder, path, frames))
+    return Split(
+        path, digest, [_sample(task, row, frames) for row in rows], _media(task, rows, folder, path, frames)
+    )
 
 
 def _sample(task: Task, row: dict[str, Any], frames: int) -> Sample:

@@ -23,9 +23,7 @@ ATTRIBUTE_SHARE = 0.7
 POSITION_SHARE = 0.5
 
 COLUMNS, ROWS = ("left", "middle", "right"), ("top", "center", "bottom")
-LETTERS = tuple(
-    [f"{c}__" for c in CONSONANTS] + [f"_{v}_" for v in VOWELS] + [f"__{c}" for c in CONSONANTS]
-)
+LETTERS = tuple([f"{c}__" for c in CONSONANTS] + [f"_{v}_" for v in VOWELS] + [f"__{c}" for c in CONSONANTS])
 VOCABULARY = ("<pad>", "sign", *SIZES, *PATTERNS, *COLORS, *SHAPES, *COLUMNS, *ROWS, *LETTERS)
 INDEX = {word: i for i, word in enumerate(VOCABULARY)}
 
@@ -70,10 +68,12 @@ def write_caption(scene: Scene, rng: random.Random) -> Caption:
             words += ["sign", *spell(item.word)]
             facts.append(_SIGN_INDEX[item.word])
         else:
-            looks = (item.size, item.pattern, item.color)
-            named = tuple(look if rng.random() < ATTRIBUTE_SHARE else None for look in looks)
-            words += [look for look in named if look is not None] + [item.shape]
-            facts.append(_LOOK_INDEX[(*named, item.shape)])
+            size, pattern, color = (
+                look if rng.random() < ATTRIBUTE_SHARE else None
+                for look in (item.size, item.pattern, item.color)
+            )
+            words += [look for look in (size, pattern, color) if look is not None] + [item.shape]
+            facts.append(_LOOK_INDEX[size, pattern, color, item.shape])
         if rng.random() < POSITION_SHARE:
             words += position_words(item)
     return Caption([INDEX[w] for w in words], facts)

@@ -66,14 +66,8 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> Question | None:
             return None
         text = rng.choice(SIGN_QUESTIONS)
         return Question(kind, text, text.capitalize() + SHORT_ANSWER, scene.sign.word)
-    if kind == "color":
-        unique = [t for t in things if sum(o.shape == t.shape for o in things) == 1]
-        thing = rng.choice(unique) if unique else None
-        return thing and _plain(kind, f"what color is the {thing.shape}?", thing.color)
-    if kind == "shape":
-        unique = [t for t in things if sum(o.color == t.color for o in things) == 1]
-        thing = rng.choice(unique) if unique else None
-        return thing and _plain(kind, f"what shape is the {thing.color} thing?", thing.shape)
+    if kind in {"color", "shape"}:
+        return _ask_look(things, kind, rng)
     thing = rng.choice(things)
     name = f"{thing.color} {thing.shape}"
     if kind == "pattern":
@@ -81,6 +75,18 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> Question | None:
     if kind == "rec":
         return Question(kind, name, BOX_REQUEST + name, spoken_box(thing), box_of(thing))
     return _ask_existence(scene, thing, rng)
+
+
+def _ask_look(things: tuple[Thing, ...], kind: str, rng: random.Random) -> Question | None:
+    """The color of the only thing of its shape, or the shape of the only thing of its color."""
+    given = "shape" if kind == "color" else "color"
+    unique = [t for t in things if sum(getattr(o, given) == getattr(t, given) for o in things) == 1]
+    if not unique:
+        return None
+    thing = rng.choice(unique)
+    if kind == "color":
+        return _plain(kind, f"what color is the {thing.shape}?", thing.color)
+    return _plain(kind, f"what shape is the {thing.color} thing?", thing.shape)
 
 
 def _ask_existence(scene: Scene, thing: Thing, rng: random.Random) -> Question:

@@ -66,7 +66,7 @@ def _files(folder: str, names: tuple[str, ...]) -> tuple[WeightFile, ...]:
 def _submission(
     id_: str, title: str, source: Source, member: Member | None, floor: tuple[FloorKind, str] | None = None
 ) -> Submission:
-    stages = ()
+    stages: tuple[PretrainStage, ...] = ()
     if member is not None and floor is None:
         stages = (
             PretrainStage(
@@ -105,15 +105,17 @@ def submissions() -> Iterator[tuple[str, Submission]]:
         title = f"Mini {ARCHS[member.arch].split(',')[0]}, {member.objective}{again}"
         yield f"mini-{member.name}", _submission(f"mini-{member.name}", title, source, member)
     for id_, (kind, base) in FLOORS.items():
-        member = _member_of(base) if base else None
+        under = _member_of(base) if base else None
         names = whole if kind == "shuffled-image" else ("config.json",)
         source = Source(
-            kind="floor", name=kind, revision="local", files=_files(member.name, names) if member else ()
+            kind="floor", name=kind, revision="local", files=_files(under.name, names) if under else ()
         )
-        title = f"Floor: {kind}" + (f" ({ARCHS[member.arch].split(',')[0]})" if member else "")
-        yield id_, _submission(id_, title, source, member, (kind, base))
+        title = f"Floor: {kind}" + (f" ({ARCHS[under.arch].split(',')[0]})" if under else "")
+        yield id_, _submission(id_, title, source, under, (kind, base))
     member = _member_of(DEMO_BASE)
-    source = Source(kind="local", name=MODEL_TYPE[member.arch], revision="local", files=_files(member.name, whole))
+    source = Source(
+        kind="local", name=MODEL_TYPE[member.arch], revision="local", files=_files(member.name, whole)
+    )
     yield "demo", _submission("demo-encoder", "Demo: the example checkpoint", source, member)
 
 
