@@ -158,20 +158,34 @@ def probe_job(*, subject: Subject, tasks: dict[str, Task], name: str, progress: 
     encoder = open_subject(subject)
     frames = protocol.video.frames
     train, test = (open_split(task, subject.data, frames, part) for part in ("train", None))
-    fit_x, test_x = (load_features(subject, tasks, f"{name}:{part}", encoder).pooled for part in ("train", "test"))
+    fit_x, test_x = (
+        load_features(subject, tasks, f"{name}:{part}", encoder).pooled for part in ("train", "test")
+    )
     path = fit_path(fit_x, train.labels, protocol.probe)
     progress(1, 1 + len(protocol.seeds))
     runs = {}
     for done, seed in enumerate(protocol.seeds, 2):
-        seen = test_x[shuffled_rows(len(test_x), name, seed)] if subject.submission.floor == "shuffled-image" else test_x
+        seen = (
+            test_x[shuffled_rows(len(test_x), name, seed)]
+            if subject.submission.floor == "shuffled-image"
+            else test_x
+        )
         result = cross_fit(path, seen, test.labels, protocol.probe, seed)
         answers = [
-            Answer(sample_id=s.sample_id, prompt_hash=digest_bytes(b"")[:16], answer=str(int(p)), status="scored")
+            Answer(
+                sample_id=s.sample_id, prompt_hash=digest_bytes(b"")[:16], answer=str(int(p)), status="scored"
+            )
             for s, p in zip(test.samples, result.predictions, strict=True)
         ]
-        file = answers_file(subject, answers_key(subject, task, test, _probe_maker(subject, path), seed, "probe"))
+        file = answers_file(
+            subject, answers_key(subject, task, test, _probe_maker(subject, path), seed, "probe")
+        )
         write_parquet(file, table_of_answers(answers))
-        runs[seed] = {"answers": str(file), "lambdas": list(result.lambdas), "unconverged": list(result.unconverged)}
+        runs[seed] = {
+            "answers": str(file),
+            "lambdas": list(result.lambdas),
+            "unconverged": list(result.unconverged),
+        }
         progress(done, 1 + len(protocol.seeds))
     return {"task": name, "runs": runs, "seconds": time.monotonic() - began}
 

@@ -27,14 +27,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--home", type=Path, metavar="DIR", help="data and caches (default: $EYECHART_HOME or .eyechart)")
+    parser.add_argument(
+        "--home", type=Path, metavar="DIR", help="data and caches (default: $EYECHART_HOME or .eyechart)"
+    )
 
 
 def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
     parser.add_argument("--protocol", default="mini", help="name or path of a protocol (default: mini)")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="bundles (default: results below the home folder)")
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="bundles (default: results below the home folder)"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     _add_places(parser)
     return parser
@@ -42,7 +46,9 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options; tests/golden/cli.json freezes them."""
-    parser = _Parser(prog="eyechart", description="What can a language model see through your frozen vision encoder?")
+    parser = _Parser(
+        prog="eyechart", description="What can a language model see through your frozen vision encoder?"
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="measure the example checkpoint and build the site")
@@ -51,11 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands, "plan", "check everything and show what a run would do")
     run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
-    run.add_argument("--batch", type=int, default=128, metavar="N", help="questions decoded together (speed only)")
+    run.add_argument(
+        "--batch", type=int, default=128, metavar="N", help="questions decoded together (speed only)"
+    )
     _add_run(commands, "status", "show which units of a run are done")
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
-    ingest.add_argument("results", type=Path, nargs="*", metavar="DIR", help="folders of bundles (default: results here and below the home folder)")
+    ingest.add_argument(
+        "results",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help="folders of bundles (default: results here and below the home folder)",
+    )
     ingest.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
     ingest.add_argument("--json", action="store_true", help="print a JSON object")
     _add_places(ingest)
@@ -70,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_mini(commands: Any) -> None:
-    mini = commands.add_parser("mini", help="the embedded suite: data, zoo, language model, results of record")
+    mini = commands.add_parser(
+        "mini", help="the embedded suite: data, zoo, language model, results of record"
+    )
     parts = mini.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
     texts = {
         "data": "write the suite's datasets",
@@ -85,10 +101,14 @@ def _add_mini(commands: Any) -> None:
         part = parts.add_parser(name, help=text, description=text)
         _add_places(part)
         if name in {"train", "train-llm"}:
-            part.add_argument("--out", type=Path, required=name == "train-llm", help="folder of the new weights")
+            part.add_argument(
+                "--out", type=Path, required=name == "train-llm", help="folder of the new weights"
+            )
         if name in {"train", "record", "reproduce"}:
             part.add_argument("--only", nargs="*", default=[], metavar="ID", help="some members only")
-            part.add_argument("--workers", type=int, metavar="N", help="members at a time (default: one a core)")
+            part.add_argument(
+                "--workers", type=int, metavar="N", help="members at a time (default: one a core)"
+            )
 
 
 def _print_json(value: object) -> None:
@@ -139,7 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  (the last stop: one line for the person, the rest in a file)
         with tempfile.NamedTemporaryFile("w", prefix="eyechart-bug-", suffix=".txt", delete=False) as report:
             traceback.print_exc(file=report)
-        print(f"eyechart: internal bug ({type(error).__name__}). The traceback is in {report.name}.", file=sys.stderr)
+        print(
+            f"eyechart: internal bug ({type(error).__name__}). The traceback is in {report.name}.",
+            file=sys.stderr,
+        )
         return 10
 
 

@@ -1,4 +1,4 @@
-"""What each command does, in terms of the stages. Heavy modules are imported by the commands that run them."""
+"""What each command does, in terms of the stages. Heavy modules are imported where they run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,12 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
 
 def _units(plan: Any) -> list[dict[str, Any]]:
     return [
-        {"task": u.task.name, "seed": u.seed, "state": "done" if u.bundle else "pending", "bundle": str(u.bundle or "")}
+        {
+            "task": u.task.name,
+            "seed": u.seed,
+            "state": "done" if u.bundle else "pending",
+            "bundle": str(u.bundle or ""),
+        }
         for u in plan.units
     ]
 
@@ -97,7 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
     home = find_home(arguments.home)
     report = carry_out(made, _results_of(arguments, home), arguments.workers, arguments.batch)
     if arguments.json:
-        print(json.dumps({"bundles": [str(b) for b in report.bundles], "stages_s": report.stages_s}, indent=1))
+        print(
+            json.dumps({"bundles": [str(b) for b in report.bundles], "stages_s": report.stages_s}, indent=1)
+        )
         return 0
     where = report.bundles[0].parent
     roots = "" if arguments.results is None else f" {RESULTS} {arguments.results}"
@@ -128,12 +135,20 @@ def ingest_results(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(
             json.dumps(
-                {"db": str(report.db), "bundles": report.num_bundles, "samples": report.num_samples, "cells": report.num_cells},
+                {
+                    "db": str(report.db),
+                    "bundles": report.num_bundles,
+                    "samples": report.num_samples,
+                    "cells": report.num_cells,
+                },
                 indent=1,
             )
         )
     else:
-        print(f"{report.num_bundles} bundles, {report.num_samples:,} samples, {report.num_cells} cells in {report.db}")
+        print(
+            f"{report.num_bundles} bundles, {report.num_samples:,} samples, "
+            f"{report.num_cells} cells in {report.db}"
+        )
     for name in ("set_aside", "incomplete", "uncommitted"):
         for item in getattr(report, name):
             print(f"  {name.replace('_', ' ')}: {item}")
@@ -148,7 +163,9 @@ def publish(arguments: argparse.Namespace) -> int:
     pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
     report = build_site(arguments.db or home.database, arguments.site, pairs)
     if arguments.json:
-        print(json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1))
+        print(
+            json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1)
+        )
     else:
         print(f"{report.pages} pages, {spell_bytes(report.bytes)}: {report.index}")
     return 0
@@ -166,7 +183,10 @@ def demo(arguments: argparse.Namespace) -> int:
     results = home.root / "demo-results"
     ensure_suite("mini", home)
     made = make_plan(WEIGHTS / "demo.toml", "mini", home, [results])
-    print(f"eyechart run {WEIGHTS.name}/demo.toml --protocol mini: {len(made.pending)} of {len(made.units)} units to do")
+    print(
+        f"eyechart run {WEIGHTS.name}/demo.toml --protocol mini: "
+        f"{len(made.pending)} of {len(made.units)} units to do"
+    )
     carry_out(made, results)
     roots = [root for root in (RESULTS, results) if root.is_dir()]
     database = home.root / "demo.duckdb"
@@ -174,7 +194,10 @@ def demo(arguments: argparse.Namespace) -> int:
     pairs = RESULTS / "pairs.toml"
     report = build_site(database, arguments.site, pairs if pairs.is_file() else None)
     print(_demo_table(database, made.subject.submission.id))
-    print("The mini suite is a toy world: a demonstration and a regression instrument, not a verdict on real encoders.")
+    print(
+        "The mini suite is a toy world: a demonstration and a regression instrument, "
+        "not a verdict on real encoders."
+    )
     print(f"Site: {report.index} ({report.pages} pages). Whole demo: {spell_time(time.monotonic() - began)}.")
     return 0
 
@@ -185,8 +208,10 @@ def _demo_table(database: Path, encoder: str) -> str:
     connection = open_store(database)
     try:
         query = (
-            "SELECT l.task, l.value, l.ci_low, l.ci_high, l.num_seeds, b.value FROM leaderboard l LEFT JOIN leaderboard b "
-            "ON b.task = l.task AND b.protocol = l.protocol AND b.encoder = 'floor-blind' WHERE l.encoder = ? ORDER BY ALL"
+            "SELECT l.task, l.value, l.ci_low, l.ci_high, l.num_seeds, b.value "
+            "FROM leaderboard l LEFT JOIN leaderboard b "
+            "ON b.task = l.task AND b.protocol = l.protocol AND b.encoder = 'floor-blind' "
+            "WHERE l.encoder = ? ORDER BY ALL"
         )
         found = connection.execute(query, [encoder]).fetchall()
     finally:
@@ -196,4 +221,6 @@ def _demo_table(database: Path, encoder: str) -> str:
         shown = ["incomplete", ""] if value is None else [f"{value:.1%}", f"[{low:.1%}, {high:.1%}]"]
         lift = "no blind floor" if value is None or blind is None else f"{(value - blind) * 100:+.1f} points"
         rows.append([task.removeprefix("eyechart_"), *shown, lift, str(seeds)])
-    return text_table(["task", "score", "95 % interval", "lift over blind", "seeds"], rows, numbers=(1, 2, 3, 4))
+    return text_table(
+        ["task", "score", "95 % interval", "lift over blind", "seeds"], rows, numbers=(1, 2, 3, 4)
+    )

@@ -52,18 +52,29 @@ def _train(arguments: argparse.Namespace) -> int:
     out = arguments.out or home.root / "zoo"
     wanted = [m for m in MEMBERS if not arguments.only or m.name in arguments.only]
     if not wanted:
-        raise UsageError("no such member", found=" ".join(arguments.only), expected=", ".join(m.name for m in MEMBERS))
+        raise UsageError(
+            "no such member", found=" ".join(arguments.only), expected=", ".join(m.name for m in MEMBERS)
+        )
     waiting = [m.name for m in wanted if not (out / m.name / "model.safetensors").is_file()]
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     try:
         while waiting or running:
             while waiting and len(running) < _workers(arguments):
                 name = waiting.pop(0)
-                command = [sys.executable, "-m", "harness.mini.train_member", name, str(out), str(home.root / "pool")]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "harness.mini.train_member",
+                    name,
+                    str(out),
+                    str(home.root / "pool"),
+                ]
                 running.append((name, subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})))
             name, process = running.pop(0)
             if process.wait() != 0:
-                raise IncompleteError("training of a member failed", where=name, fix="see above, then run again")
+                raise IncompleteError(
+                    "training of a member failed", where=name, fix="see above, then run again"
+                )
     finally:
         for _, process in running:
             process.terminate()
@@ -89,7 +100,13 @@ def _proof(arguments: argparse.Namespace) -> int:
     del arguments
     shares = prove(load_llm(read_protocol("mini").llm))
     rows = [
-        [s.kind, str(s.asked), f"{s.share:.1%}", f"{NEEDED.get(s.kind, DEFAULT_NEEDED):.0%}", "yes" if s.enough else "NO"]
+        [
+            s.kind,
+            str(s.asked),
+            f"{s.share:.1%}",
+            f"{NEEDED.get(s.kind, DEFAULT_NEEDED):.0%}",
+            "yes" if s.enough else "NO",
+        ]
         for s in shares
     ]
     print(text_table(["kind", "asked", "right", "needed", "enough"], rows, numbers=(1, 2, 3)))
@@ -128,13 +145,24 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     show.close()
     outside = [d for d in found if not d.within]
     rows = [
-        [d.encoder, d.task, str(d.seed), f"{d.recorded:.4f}", "missing" if d.repeated is None else f"{d.repeated:.4f}"]
+        [
+            d.encoder,
+            d.task,
+            str(d.seed),
+            f"{d.recorded:.4f}",
+            "missing" if d.repeated is None else f"{d.repeated:.4f}",
+        ]
         for d in (outside or found)
     ]
     print(text_table(["encoder", "task", "seed", "recorded", "repeated"], rows, numbers=(2, 3, 4)))
-    print(f"{len(found)} runs, {sum(d.identical for d in found)} with identical answers, {len(outside)} outside ±{TOLERANCE}")
+    print(
+        f"{len(found)} runs, {sum(d.identical for d in found)} with identical answers, "
+        f"{len(outside)} outside ±{TOLERANCE}"
+    )
     if outside or not found:
-        raise IntegrityError("the results of record were not reproduced", found=f"{len(outside)} runs outside tolerance")
+        raise IntegrityError(
+            "the results of record were not reproduced", found=f"{len(outside)} runs outside tolerance"
+        )
     return 0
 
 

@@ -49,6 +49,8 @@ class Plan:
     num_params: int
     grid: tuple[int, int]
     disk_bytes: int
+    tasks_dir: Path | None = None
+    """Folder of the task definitions; None is the repository's."""
 
     @property
     def pending(self) -> list[Unit]:
@@ -78,12 +80,18 @@ def empty_run(submission: Submission, protocol: Protocol, task: Task, dataset_di
         dtype="float32" if is_probe else protocol.decoding.dtype,
         llm_revision="" if is_probe else protocol.llm.revision,
         counts=Counts(
-            num_expected=task.num_expected, num_scored=0, num_unparsed=0, num_error=0, num_missing=task.num_expected
+            num_expected=task.num_expected,
+            num_scored=0,
+            num_unparsed=0,
+            num_error=0,
+            num_missing=task.num_expected,
         ),
     )
 
 
-def make_plan(manifest: Path, protocol_name: str, home: Home, results: list[Path]) -> Plan:
+def make_plan(
+    manifest: Path, protocol_name: str, home: Home, results: list[Path], tasks_dir: Path | None = None
+) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
     Args:
@@ -91,6 +99,7 @@ def make_plan(manifest: Path, protocol_name: str, home: Home, results: list[Path
         protocol_name: name or path of a protocol.
         home: data and caches.
         results: folders whose committed bundles count as done.
+        tasks_dir: another folder of task definitions.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
@@ -100,7 +109,7 @@ def make_plan(manifest: Path, protocol_name: str, home: Home, results: list[Path
         UsageError: unknown protocol or task.
     """
     protocol = read_protocol(protocol_name)
-    tasks = {name: read_task(name) for name in protocol.tasks}
+    tasks = {name: read_task(name, tasks_dir) for name in protocol.tasks}
     submission = read_submission(manifest)
     root = manifest.absolute().parent
     verify_files(submission, root)
@@ -117,7 +126,14 @@ def make_plan(manifest: Path, protocol_name: str, home: Home, results: list[Path
             units.append(Unit(task, seed, run, done.get(run_key(run))))
     num_images = _count_images(subject, tasks)
     plan = Plan(
-        subject, tasks, tuple(units), num_images, encoder.num_params, encoder.grid, _disk(encoder, subject, num_images)
+        subject,
+        tasks,
+        tuple(units),
+        num_images,
+        encoder.num_params,
+        encoder.grid,
+        _disk(encoder, subject, num_images),
+        tasks_dir,
     )
     if plan.pending:
         require_free(home.root, plan.disk_bytes, f"the run of {submission.id}")
@@ -139,10 +155,9 @@ def _committed(results: list[Path], protocol: str, encoder: str) -> dict[str, Pa
     """Run key -> folder of this encoder's committed bundles, every one verified."""
     found: dict[str, Path] = {}
     for root in results:
-        if not (root / protocol / encoder).is_dir():
-            continue
-        for path in find_bundles(root / protocol / encoder):
-            found.setdefault(run_key(read_bundle(path).run), path)
+        for path in find_bundles(root) if root.is_dir() else []:
+            if path.parent == root / protocol / encoder:
+                found.setdefault(run_key(read_bundle(path).run), path)
     return found
 
 

@@ -25,7 +25,17 @@ from harness.stages import extract_job, media_sets
 
 StageMaker = Callable[[str, str], Any]
 """stage(name, unit) -> progress callable with close()."""
-PACKAGES = ("torch", "transformers", "lmms-eval", "numpy", "pyarrow", "pillow", "av", "safetensors", "tokenizers")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "lmms-eval",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "av",
+    "safetensors",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,9 @@ class RunReport:
     peak_bytes: int
 
 
-def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMaker, batch: int = 128) -> RunReport:
+def run_plan(
+    plan: Plan, results: Path, executor: LocalExecutor, stage: StageMaker, batch: int = 128
+) -> RunReport:
     """Carry out what is pending and write one bundle a unit.
 
     Raises:
@@ -54,7 +66,7 @@ def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMak
         times[name] = show.close()
         return outcome
 
-    names = media_sets(plan.subject, list(plan.tasks.values()))
+    names = media_sets(list(plan.tasks.values()))
     extracted = timed("features", "images", [(extract_job, {**context, "name": n}) for n in names])
     _prove_frozen(extracted)
     seeds = sorted({u.seed for u in plan.pending if u.task.kind != "probe"})
@@ -68,9 +80,7 @@ def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMak
     _prove_frozen([*extracted, *(timed_proof(extracted, o) for o in outcome[: len(seeds)])])
     trained = dict(zip(seeds, outcome[: len(seeds)], strict=True))
     probed = dict(zip(probes, outcome[len(seeds) :], strict=True))
-    made = {
-        (u.task.name, u.seed): _answers_of(u, trained, probed) for u in plan.pending
-    }
+    made = {(u.task.name, u.seed): _answers_of(u, trained, probed) for u in plan.pending}
     show = stage("scores", "tasks")
     scores = _score(plan, {k: v[0] for k, v in made.items()}, show)
     times["scores"] = show.close()
@@ -82,7 +92,9 @@ def run_plan(plan: Plan, results: Path, executor: LocalExecutor, stage: StageMak
         judged, digest = scores[unit.task.name, unit.seed]
         run = replace(unit.run, counts=count_scores(judged))
         answers = read_answers(path)
-        bundles.append(write_bundle(results, run, answers, receipt, environment, scores=judged, scorer_digest=digest))
+        bundles.append(
+            write_bundle(results, run, answers, receipt, environment, scores=judged, scorer_digest=digest)
+        )
     done = [u.bundle for u in plan.units if u.bundle]
     return RunReport(done + bundles, times, _peak())
 
@@ -123,13 +135,20 @@ def _score(
         split = open_split(task, plan.subject.data, plan.subject.protocol.video.frames)
         answers = read_answers(path)
         if {a.sample_id for a in answers} != {s.sample_id for s in split.samples}:
-            raise DatasetError("stored answers are of other samples", where=str(path), fix="remove the file and run again")
+            raise DatasetError(
+                "stored answers are of other samples", where=str(path), fix="remove the file and run again"
+            )
         if task.kind == "probe":
-            scores[name, seed] = _score_probe(answers, split.labels, [s.sample_id for s in split.samples]), scorer_digest(task)
+            scores[name, seed] = (
+                _score_probe(answers, split.labels, [s.sample_id for s in split.samples]),
+                scorer_digest(task),
+            )
         else:
-            jobs[name, seed] = ScoreJob(task=name, dataset=split.path, answers=path, out=path.with_suffix(".scores"))
+            jobs[name, seed] = ScoreJob(
+                task=name, dataset=split.path, answers=path, out=path.with_suffix(".scores")
+            )
     if jobs:
-        score_in_process(list(jobs.values()), progress=show)
+        score_in_process(list(jobs.values()), tasks_dir=plan.tasks_dir, progress=show)
     scores |= {key: read_scores(job.out) for key, job in jobs.items()}
     return scores
 
@@ -147,7 +166,10 @@ def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
     """What the run proves about itself; under the bundle's hash, so free of times."""
     protocol = plan.subject.protocol
     return {
-        "encoder_weights": {"before": extracted[0]["weights_before"], "after": extracted[-1]["weights_after"]},
+        "encoder_weights": {
+            "before": extracted[0]["weights_before"],
+            "after": extracted[-1]["weights_after"],
+        },
         "frozen": True,
         "grid": extracted[0]["grid"],
         "under_budget": extracted[0]["under_budget"],
@@ -172,7 +194,11 @@ def _environment(
         "platform": platform.platform(),
         "python": platform.python_version(),
         "peak_memory_bytes": _peak(),
-        "costs": {"num_params": plan.num_params, "images": images, "images_per_s": round(images / max(seconds, 1e-9), 1)},
+        "costs": {
+            "num_params": plan.num_params,
+            "images": images,
+            "images_per_s": round(images / max(seconds, 1e-9), 1),
+        },
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -197,4 +223,3 @@ def _peak() -> int:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return int(own + child) * unit
-

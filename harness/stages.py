@@ -57,9 +57,7 @@ def open_subject(subject: Subject) -> Encoder:
         some = [media.load(i) for i in range(CALIBRATION_IMAGES)]
         shape = subject.submission.input
         calibration = prepare(some, subject.protocol.image, shape.mean, shape.std)
-    return open_encoder(
-        subject.submission, subject.root, calibration, layer=subject.protocol.tokens.layer
-    )
+    return open_encoder(subject.submission, subject.root, calibration, layer=subject.protocol.tokens.layer)
 
 
 def mixture_media(subject: Subject) -> tuple[EncodedImages, ClipFrames]:
@@ -67,7 +65,9 @@ def mixture_media(subject: Subject) -> tuple[EncodedImages, ClipFrames]:
     folder = subject.data / MIXTURE
     rows = read_rows(folder / "train.parquet")
     keys = [f"mixture-{row['image_id']}" for row in rows]
-    stills = EncodedImages(keys, [row["image"]["bytes"] or b"" for row in rows], str(folder / "train.parquet"))
+    stills = EncodedImages(
+        keys, [row["image"]["bytes"] or b"" for row in rows], str(folder / "train.parquet")
+    )
     clips = [str(row["video"]) for row in read_rows(folder / "clips.parquet")]
     return stills, ClipFrames(clips, folder / "clips", subject.protocol.video.frames)
 
@@ -79,7 +79,7 @@ def mixture_exchanges(subject: Subject) -> tuple[list[list[dict[str, str]]], lis
     return [row["exchanges"] for row in stills], [row["exchanges"] for row in clips]
 
 
-def media_sets(subject: Subject, tasks: Sequence[Task]) -> list[str]:
+def media_sets(tasks: Sequence[Task]) -> list[str]:
     """Names of everything that must be encoded, the largest first so that workers end together."""
     probes = [f"{task.name}:{part}" for task in tasks if task.kind == "probe" for part in ("train", "test")]
     others = [f"{task.name}:test" for task in tasks if task.kind != "probe"]
@@ -119,7 +119,10 @@ def extract_job(
     after = encoder.weight_digest()
     if before != after:
         raise IntegrityError(
-            "encoder weights changed during extraction", where=subject.submission.id, found=after[:16], expected=before[:16]
+            "encoder weights changed during extraction",
+            where=subject.submission.id,
+            found=after[:16],
+            expected=before[:16],
         )
     return {
         "name": name,
@@ -165,14 +168,20 @@ def _load_mixture(subject: Subject, tasks: dict[str, Task], encoder: Encoder) ->
     clips = load_features(subject, tasks, "mixture:clips", encoder)
     exchanges, clip_exchanges = mixture_exchanges(subject)
     frames = subject.protocol.video.frames
-    return Mixture(stills, exchanges, clips.tokens.reshape(-1, frames, *clips.tokens.shape[1:]), clip_exchanges)
+    return Mixture(
+        stills, exchanges, clips.tokens.reshape(-1, frames, *clips.tokens.shape[1:]), clip_exchanges
+    )
 
 
 def adapter_job(*, subject: Subject, tasks: dict[str, Task], seed: int, progress: Progress) -> dict[str, Any]:
     """Train the adapter of one seed, unless it is in the cache."""
     began = time.monotonic()
     encoder = open_subject(subject)
-    key, cache, recipe = adapter_key(subject, encoder, seed), ArrayCache(subject.home.adapters), subject.protocol.adapter
+    key, cache, recipe = (
+        adapter_key(subject, encoder, seed),
+        ArrayCache(subject.home.adapters),
+        subject.protocol.adapter,
+    )
     found = cache.has(key)
     if not found:
         state = subject.home.unfinished / f"{key}.safetensors"

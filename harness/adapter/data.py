@@ -78,7 +78,9 @@ def pack(rows: Sequence[Sequence[Exchange]], prefix: int) -> Packed:
     return Packed(grid(0, 0), grid(1, IGNORE), mask[:, None], positions)
 
 
-def packed_logits(llm: LanguageModel, visual: Tensor, opening: Sequence[int], rows: Packed) -> tuple[Tensor, Tensor]:
+def packed_logits(
+    llm: LanguageModel, visual: Tensor, opening: Sequence[int], rows: Packed
+) -> tuple[Tensor, Tensor]:
     """Logits and labels at the label positions only.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import harness.torchvision_shim
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ import torch
 from torch import Tensor
 
 import harness
-import harness.torchvision_shim  # noqa: F401  (must precede transformers)
 from harness.digest import digest_arrays, digest_tree
 from harness.errors import DatasetError, IntegrityError, UsageError
 from harness.records import LLMRecipe
@@ -18,7 +19,13 @@ from harness.records import LLMRecipe
 IMAGE = "<image>"
 LOCAL_LLMS = {"mini-llm": Path(harness.__file__).parent / "mini" / "weights" / "llm"}
 """Models that ship with Eyechart, by the name a protocol uses."""
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [width, *[recipe.width] * (recipe.depth - 1)] if recipe.kind == "mlp" else [width]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.out = nn.Linear(sizes[-1], llm.width)
         self.position = nn.Parameter(_start(llm, recipe.position_words, num_tokens, "position_words"))
         self.frame_position = nn.Parameter(_start(llm, recipe.frame_words, num_frames, "frame_words"))
@@ -74,7 +75,10 @@ def _start(llm: LanguageModel, words: Sequence[str], count: int, name: str) -> T
         return torch.zeros(count, llm.width)
     if len(words) != count:
         raise UsageError(
-            "number of starting words does not fit", where=f"protocol: adapter.{name}", found=str(len(words)), expected=str(count)
+            "number of starting words does not fit",
+            where=f"protocol: adapter.{name}",
+            found=str(len(words)),
+            expected=str(count),
         )
     with torch.no_grad():
         return torch.stack([llm.embed(torch.tensor(llm.encode(word))).mean(0) for word in words]).clone()

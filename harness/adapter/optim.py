@@ -33,7 +33,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    result = x.float()
+    result: Tensor = x.float()
     return result.T if matrix.shape[0] > matrix.shape[1] else result
 
 

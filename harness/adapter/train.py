@@ -71,9 +71,8 @@ def _choose(exchanges: Sequence[dict[str, str]], count: int, rng: random.Random)
     kinds = list(dict.fromkeys(e["kind"] for e in exchanges))
     chosen = [e for e in exchanges if e["kind"] == "describe"]
     asked = [k for k in kinds if k != "describe"]
-    for kind in rng.sample(asked, min(count, len(asked))):
-        chosen.append(rng.choice([e for e in exchanges if e["kind"] == kind]))
-    return chosen
+    drawn = rng.sample(asked, min(count, len(asked)))
+    return chosen + [rng.choice([e for e in exchanges if e["kind"] == kind]) for kind in drawn]
 
 
 class _Batches:

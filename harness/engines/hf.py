@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,9 @@ class HFEngine:
             here = [i for i, r in enumerate(requests) if r.media in place]
             for part in self._batches(here, requests):
                 rows = torch.tensor([place[requests[i].media] for i in part])
-                for i, text in zip(part, self._decode([requests[i] for i in part], prefix, rows), strict=True):
+                for i, text in zip(
+                    part, self._decode([requests[i] for i in part], prefix, rows), strict=True
+                ):
                     answers[i] = text
                 done += len(part)
                 if progress:
@@ -100,9 +103,12 @@ class HFEngine:
         embeds = torch.cat([self._llm.embed(opening).expand(len(visual), -1, -1), visual], 1)
         cache = DynamicCache()
         self._llm.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        layers: list[Any] = cache.layers
+        return [(layer.keys, layer.values) for layer in layers]
 
-    def _decode(self, requests: list[Request], prefix: list[tuple[Tensor, Tensor]], rows: Tensor) -> list[str]:
+    def _decode(
+        self, requests: list[Request], prefix: list[tuple[Tensor, Tensor]], rows: Tensor
+    ) -> list[str]:
         """Greedy answers of one batch; a choice is one token among its letters."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(prefix):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Self
 
 from harness.errors import EyechartError, ResourceError
 
@@ -76,7 +76,7 @@ class LocalExecutor:
         self._pool: ProcessPoolExecutor | None = None
         self._channel: Any = None
 
-    def __enter__(self) -> LocalExecutor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -100,7 +100,9 @@ class LocalExecutor:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         return self._pool
 
-    def run(self, jobs: Sequence[Job], progress: Progress | None = None, total: int | None = None) -> list[Any]:
+    def run(
+        self, jobs: Sequence[Job], progress: Progress | None = None, total: int | None = None
+    ) -> list[Any]:
         """Results in the order of the jobs.
 
         Args:

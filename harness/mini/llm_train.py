@@ -7,6 +7,8 @@ steps, so that the mean does not hide a weak one.
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401  (must precede transformers)
+
 import json
 import random
 import time
@@ -18,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import harness.torchvision_shim  # noqa: F401  (must precede transformers)
 from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits
 from harness.adapter.llm import LanguageModel
+from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
 from harness.files import write_atomic
 from harness.mini.clips import sample_clips
 from harness.mini.language import (
@@ -34,7 +36,6 @@ from harness.mini.language import (
     describe_clip,
     text_map,
 )
-from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
 from harness.mini.textmap import embed_maps, encode_maps
 from harness.mini.tokenizer import build_tokenizer
 from harness.mini.world import sample_scenes
@@ -106,7 +107,7 @@ def build_llm(seed: int = 0) -> LanguageModel:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",
+        attn_implementation="eager",  # type: ignore[call-arg]
     )
     torch.manual_seed(derive_seed("mini-llm", seed) % 2**31)
     return LanguageModel(Qwen2ForCausalLM(config), tokenizer)
@@ -208,7 +209,9 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
             row = {"step": step + 1, "loss": round(float(loss.detach()), 4)}
             row |= {f"right_{k}": round(1 - e, 4) for k, e in kinds.error.items()}
             record["curve"].append(row)
-            print(json.dumps(row), f"{(time.monotonic() - started) / (step + 1 - first):.3f} s/step", flush=True)
+            print(
+                json.dumps(row), f"{(time.monotonic() - started) / (step + 1 - first):.3f} s/step", flush=True
+            )
         if (step + 1) % SAVE_EVERY == 0:
             record["error"] = kinds.error
             write_atomic(curve_file, json.dumps(record, indent=1).encode() + b"\n")

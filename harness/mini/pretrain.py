@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
 from harness.files import write_atomic
 from harness.mini import captions
-from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
 from harness.mini.signprobe import SignProbe
 from harness.mini.world import NUM_CLASSES, Scene, class_of, render, sample_scenes
 from harness.mini.zoo import WIDTH, build_encoder, to_input
@@ -91,7 +91,8 @@ class TextTower(nn.Module):
         with sdpa_kernel(SDPBackend.MATH):
             hidden = self.norm(self.layer(hidden, src_key_padding_mask=padding))
         keep = (~padding).unsqueeze(-1).to(hidden.dtype)
-        return (hidden * keep).sum(1) / keep.sum(1)
+        pooled: Tensor = (hidden * keep).sum(1) / keep.sum(1)
+        return pooled
 
 
 class Batch:
@@ -145,7 +146,7 @@ def _label_loss(heads: nn.ModuleDict, pool: Pool) -> Loss:
 
 
 def _word_loss(heads: nn.ModuleDict, pool: Pool) -> Loss:
-    """Binary cross-entropy over the caption vocabulary; the gauge is precision among the words likely used."""
+    """Binary cross-entropy over the caption vocabulary; the gauge is precision of the likeliest words."""
     rng = random.Random(derive_seed("mini-word-prior"))
     counts = torch.zeros(len(captions.VOCABULARY))
     for scene in pool.scenes[:4000]:
@@ -184,7 +185,9 @@ def _contrastive_loss(heads: nn.ModuleDict, *, sigmoid: bool) -> Loss:
             value = -each.sum() / (BATCH * CAPTIONS_PER_IMAGE)
         else:
             halves = masked.split(BATCH, 1)
-            terms = [functional.cross_entropy(h, target) + functional.cross_entropy(h.T, target) for h in halves]
+            terms = [
+                functional.cross_entropy(h, target) + functional.cross_entropy(h.T, target) for h in halves
+            ]
             value = torch.stack(terms).mean() / 2
         hits = masked.argmax(0) == target.repeat(CAPTIONS_PER_IMAGE)
         return value, hits.float().mean().item()
@@ -208,7 +211,7 @@ def train_arm(arch: str, arm: str, seed: int, pool: Pool, work: Path, steps: int
     (seed, step) only, so the result is that of an uninterrupted run.
     """
     torch.manual_seed(derive_seed("mini-encoder", arch, seed) % 2**31)
-    encoder = build_encoder(arch).to(memory_format=torch.channels_last)
+    encoder = build_encoder(arch).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     heads = nn.ModuleDict()
     torch.manual_seed(derive_seed("mini-head", arm, seed) % 2**31)
     loss_of = build_loss(arm, heads, pool)
@@ -225,8 +228,10 @@ def train_arm(arch: str, arm: str, seed: int, pool: Pool, work: Path, steps: int
         value, hit = _train_step(encoder, loss_of, Batch(pool, facts, seed, step), optimisers)
         seen.append((value, hit))
         if (step + 1) % LOG_EVERY == 0:
-            row = {"step": step + 1, "images": (step + 1) * BATCH}
-            row |= dict(zip(("loss", "batch_accuracy"), np.mean(seen[-LOG_EVERY:], 0).round(4).tolist(), strict=True))
+            row: dict[str, float] = {"step": step + 1, "images": (step + 1) * BATCH}
+            row |= dict(
+                zip(("loss", "batch_accuracy"), np.mean(seen[-LOG_EVERY:], 0).round(4).tolist(), strict=True)
+            )
             if (step + 1) % SAVE_EVERY == 0:
                 row |= gauge.measure(encoder)
             curve.append(row)

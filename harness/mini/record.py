@@ -105,7 +105,9 @@ def compare(recorded: Path, repeated: Path, encoders: Sequence[str]) -> list[Dif
         other = again.get(key)
         same = other is not None and other.answer_table.equals(bundle.answer_table)
         differences.append(
-            Difference(run.submission.id, run.task, run.seed, _mean(bundle), _mean(other) if other else None, same)
+            Difference(
+                run.submission.id, run.task, run.seed, _mean(bundle), _mean(other) if other else None, same
+            )
         )
     return sorted(differences, key=lambda d: (d.encoder, d.task, d.seed))
 

@@ -82,7 +82,10 @@ def report_markdown(home: Home, results: Path) -> str:
     ids = [f"mini-{m.name}" for m in MEMBERS] + list(FLOORS)
     rows = [[i, *(cells.get((i, task), "not run") for task in TASKS)] for i in ids]
     objective = {f"mini-{m.name}": f"{ARCHS[m.arch].split(',')[0]}, {m.objective}" for m in MEMBERS}
-    named = [[objective.get(row[0], row[0]) + (" (2nd)" if row[0].endswith("s1") else ""), *row[1:]] for row in rows]
+    named = [
+        [objective.get(row[0], row[0]) + (" (2nd)" if row[0].endswith("s1") else ""), *row[1:]]
+        for row in rows
+    ]
     return "\n\n".join(
         [
             "### Scores, per cent, with 95 % intervals over seeds and clusters",

@@ -1,4 +1,4 @@
-"""Train one member of the zoo in a process of its own: `python -m harness.mini.train_member NAME OUT POOL`."""
+"""Train one member of the zoo in its own process: `python -m harness.mini.train_member NAME OUT POOL`."""
 
 from __future__ import annotations
 

@@ -22,8 +22,12 @@ def to_input(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def build_encoder(arch: str) -> nn.Module:
-    """A freshly initialised encoder: "resnet" (convolutions) or "pvt" (a transformer with a
-    convolutional stem and spatial-reduction attention, PVT v2, arXiv 2106.13797), 1.4 M each."""
+    """A freshly initialised encoder of 1.4 M parameters.
+
+    Args:
+        arch: "resnet" (convolutions, arXiv 1512.03385) or "pvt" (a transformer with a convolutional stem
+            and spatial-reduction attention, PVT v2, arXiv 2106.13797).
+    """
     if arch == "resnet":
         config = ResNetConfig(
             embedding_size=48, hidden_sizes=[48, 96, WIDTH], depths=[1, 1, 2], layer_type="basic"

@@ -1,0 +1,171 @@
+"""Packing equals separate sequences; training repeats and resumes to the byte."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits
+from harness.adapter.module import Adapter
+from harness.adapter.optim import orthogonalise, set_progress
+from harness.adapter.train import SAVE_EVERY, Mixture, train_adapter
+from harness.errors import DatasetError, IntegrityError, UsageError
+from harness.features import FeatureSet
+from harness.protocol import read_protocol
+
+_spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).with_name("tiny_llm.py"))
+tiny_llm = importlib.util.module_from_spec(_spec)
+sys.modules["tiny_llm"] = tiny_llm
+_spec.loader.exec_module(tiny_llm)
+
+RECIPE = replace(
+    read_protocol("mini").adapter,
+    steps=60,
+    batch=6,
+    width=16,
+    position_words=(),
+    frame_words=(),
+    warmup_steps=2,
+)
+ASKED = [
+    ("what color is the star?", "red"),
+    ("how many objects are there?", "3"),
+    ("is there a red ring?", "no"),
+]
+
+
+@pytest.fixture
+def llm():
+    return tiny_llm.new_llm()
+
+
+def mixture(rows=12, seed=0):
+    draw = np.random.default_rng(seed)
+    tokens = draw.normal(size=(rows, 4, 8)).astype(np.float16)
+    stills = FeatureSet(
+        tokens, tokens.mean(1).astype(np.float32), [f"i{i}" for i in range(rows)], (2, 2), False
+    )
+    said = [
+        [{"kind": f"k{j}", "prompt": p, "answer": a} for j, (p, a) in enumerate(ASKED)] for _ in range(rows)
+    ]
+    clips = draw.normal(size=(rows, 2, 4, 8)).astype(np.float16)
+    choices = [[{"kind": "video", "prompt": "which way?", "answer": "A"}] * 2 for _ in range(rows)]
+    return Mixture(stills, said, clips, choices)
+
+
+def weights(trained):
+    state = {**trained.adapter.state_dict(), **trained.llm.model.state_dict()}
+    return {name: value.numpy().tobytes() for name, value in state.items()}
+
+
+def train(tmp_path, name="state", lr=0.01, recipe=RECIPE, seed=0, **more):
+    return train_adapter(
+        tiny_llm.new_llm(), mixture(), recipe, lr, seed, state=tmp_path / f"{name}.safetensors", **more
+    )
+
+
+def test_a_packed_row_is_its_exchanges_one_by_one(llm):
+    opening = llm.encode_prompt("").prefix
+    visual = torch.randn(1, 5, llm.width)
+    exchanges = [encode_exchange(llm, *asked) for asked in ASKED]
+    with torch.no_grad():
+        logits, labels = packed_logits(llm, visual, opening, pack([exchanges], len(opening) + 5))
+        alone = []
+        for tail, answer in exchanges:
+            text = torch.tensor([[*tail, *answer]])
+            embeds = torch.cat([llm.embed(torch.tensor([opening])), visual, llm.embed(text)], 1)
+            out = llm.model(inputs_embeds=embeds).logits[0]
+            alone.append(out[-len(answer) - 1 : -1])
+    assert labels.tolist() == [i for _, answer in exchanges for i in answer]
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_padding_of_a_shorter_row_changes_nothing(llm):
+    opening = llm.encode_prompt("").prefix
+    visual = torch.randn(2, 5, llm.width)
+    short, long = [encode_exchange(llm, *ASKED[0])], [encode_exchange(llm, *a) for a in ASKED]
+    with torch.no_grad():
+        both, _ = packed_logits(llm, visual, opening, pack([short, long], len(opening) + 5))
+        one, _ = packed_logits(llm, visual[:1], opening, pack([short], len(opening) + 5))
+    torch.testing.assert_close(both[: len(one)], one, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_are_the_answer_and_its_end(llm):
+    packed = pack([[Exchange((5, 6), (7, 8))]], 3)
+    assert packed.ids.tolist() == [[5, 6, 7]]
+    assert packed.labels.tolist() == [[-100, 7, 8]]
+
+
+@pytest.mark.parametrize(("kind", "depth", "layers"), [("mlp", 3, 2), ("linear", 1, 0)])
+def test_shapes(llm, kind, depth, layers):
+    adapter = Adapter(8, 4, 2, replace(RECIPE, kind=kind, depth=depth), llm)
+    assert len(adapter.layers) == layers
+    assert adapter(torch.randn(3, 4, 8)).shape == (3, 4, llm.width)
+    assert adapter(torch.randn(3, 2, 4, 8)).shape == (3, 8, llm.width)
+
+
+def test_starting_words_must_fit(llm):
+    with pytest.raises(UsageError, match="position_words"):
+        Adapter(8, 4, 2, replace(RECIPE, position_words=("a1",)), llm)
+
+
+def test_training_repeats_and_learns(tmp_path):
+    first, second = train(tmp_path, "a"), train(tmp_path, "b")
+    assert weights(first) == weights(second)
+    assert first.losses[-1] < first.losses[0]
+    assert weights(train(tmp_path, "c", seed=1)) != weights(first)
+
+
+def test_killed_after_a_checkpoint_it_continues_to_the_same_bytes(tmp_path):
+    def stop(done, total):
+        if done == SAVE_EVERY + 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", progress=stop)
+    assert (tmp_path / "cut.safetensors").exists()
+    assert weights(train(tmp_path, "cut")) == weights(train(tmp_path, "whole"))
+
+
+def test_a_frozen_llm_stays_as_it_was(tmp_path):
+    trained = train(tmp_path, lr=0.0)
+    assert trained.llm.weight_digest() == tiny_llm.new_llm().weight_digest()
+    assert train(tmp_path, "along").llm.weight_digest() != trained.llm.weight_digest()
+
+
+def test_a_mixture_smaller_than_a_batch(tmp_path):
+    with pytest.raises(DatasetError, match="smaller"):
+        train(tmp_path, recipe=replace(RECIPE, batch=99))
+
+
+def test_a_damaged_state_is_set_aside(tmp_path):
+    (tmp_path / "state.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(IntegrityError, match="set aside"):
+        train(tmp_path)
+    assert (tmp_path / "state.safetensors.corrupt").exists()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8)])
+def test_orthogonalise(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+
+
+def test_schedule():
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    optimiser.param_groups[0]["base_lr"] = 2.0
+    rates = []
+    for step in range(100):
+        set_progress([optimiser], step, 100, 10)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[20] == pytest.approx(2.0)
+    assert rates[-1] < 0.05
