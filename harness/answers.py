@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from harness.adapter.module import Adapter
 from harness.data import ClipFrames, Split, open_split
 from harness.digest import digest_bytes, digest_json
 from harness.engines.hf import HFEngine, Request
+from harness.errors import DatasetError, IntegrityError
 from harness.features import FeatureSet
 from harness.files import read_parquet, write_parquet
 from harness.probe import cross_fit, fit_path
 from harness.records import Answer, Protocol, Task
-from harness.sample_tables import table_of_answers
+from harness.sample_tables import ANSWER_SCHEMA, table_of_answers
 from harness.seeds import numpy_generator
 from harness.stages import Subject, adapter_job, load_adapter, load_features, open_subject
 
@@ -29,7 +31,13 @@ ENGINE = "hf"
 
 
 def shuffled_rows(count: int, task: str, seed: int) -> NDArray[np.int64]:
-    """A permutation without fixed points: row i gets another row's image."""
+    """A permutation without fixed points: row i gets another row's image.
+
+    Raises:
+        DatasetError: a single row, for which there is no other.
+    """
+    if count < 2:
+        raise DatasetError("too few images to shuffle", where=task, found=str(count), expected="at least 2")
     order = numpy_generator("shuffled-image", task, seed).permutation(count)
     moved = np.empty(count, np.int64)
     moved[order] = np.roll(order, 1)
@@ -122,8 +130,9 @@ def seed_job(
     def train_progress(done: int, _: int) -> None:
         progress(done, total)
 
-    trained = adapter_job(subject=subject, tasks=tasks, seed=seed, progress=train_progress)
+    # One and the same encoder for training and answers: its digest at the end speaks for both.
     encoder = open_subject(subject)
+    trained = adapter_job(subject=subject, tasks=tasks, seed=seed, encoder=encoder, progress=train_progress)
     loaded: tuple[Adapter, LanguageModel] | None = None
     files, seconds, done = {}, {}, steps
     for task in asked:
@@ -148,7 +157,8 @@ def seed_job(
         done += task.num_expected
         progress(done, total)
         files[task.name], seconds[task.name] = str(path), time.monotonic() - began
-    return {**trained, "answers": files, "answer_s": seconds}
+    weights = encoder.weight_digest()
+    return {**trained, "encoder_weights": weights, "answers": files, "answer_s": seconds}
 
 
 def probe_job(*, subject: Subject, tasks: dict[str, Task], name: str, progress: Progress) -> dict[str, Any]:
@@ -187,7 +197,12 @@ def probe_job(*, subject: Subject, tasks: dict[str, Task], name: str, progress: 
             "unconverged": list(result.unconverged),
         }
         progress(done, 1 + len(protocol.seeds))
-    return {"task": name, "runs": runs, "seconds": time.monotonic() - began}
+    return {
+        "task": name,
+        "runs": runs,
+        "encoder_weights": encoder.weight_digest(),
+        "seconds": time.monotonic() - began,
+    }
 
 
 def _probe_maker(subject: Subject, path: Any) -> str:
@@ -201,5 +216,22 @@ def _probe_maker(subject: Subject, path: Any) -> str:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Answers as a job left them."""
-    return [Answer(**row) for row in read_parquet(path).to_pylist()]
+    """Answers as a job left them.
+
+    Raises:
+        IntegrityError: the file is damaged; it was set aside, and running again answers anew.
+    """
+    try:
+        table = read_parquet(path)
+        if not table.schema.equals(ANSWER_SCHEMA):
+            raise IntegrityError("not a file of answers", found=", ".join(table.schema.names))
+    except IntegrityError as error:
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(path.with_name(path.name + ".corrupt"))
+        raise IntegrityError(
+            "stored answers are damaged",
+            where=str(path),
+            found=error.found or error.what,
+            fix="run the same command again: the file was set aside",
+        ) from error
+    return [Answer(**row) for row in table.to_pylist()]

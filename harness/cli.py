@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.errors import EyechartError, UsageError
+from harness.errors import EyechartError, InternalError, ResourceError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -145,9 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(build_parser().parse_args(words))
+    except InternalError as error:
+        return _tell(f"{error.line()} {_keep_traceback()}", error.exit_code)
     except EyechartError as error:
-        print(f"eyechart: {error.line()}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error.line(), error.exit_code)
+    except MemoryError:
+        return _tell("memory is too small. Close programs or use a larger machine.", ResourceError.exit_code)
     except KeyboardInterrupt as error:
         command = shlex.join(["eyechart", *words])
         print(f"\neyechart: interrupted, state saved. Resume with: {command}", file=sys.stderr)
@@ -157,13 +160,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  (the last stop: one line for the person, the rest in a file)
+        return _tell(f"internal bug ({type(error).__name__}). {_keep_traceback()}", InternalError.exit_code)
+
+
+def _tell(line: str, code: int) -> int:
+    """Print an error's one line, over a progress line that a stage left on a terminal."""
+    print("\r\x1b[2K" * sys.stderr.isatty() + f"eyechart: {line}", file=sys.stderr)
+    return code
+
+
+def _keep_traceback() -> str:
+    """Write the traceback of the error being handled to a file, and say where that is."""
+    try:
         with tempfile.NamedTemporaryFile("w", prefix="eyechart-bug-", suffix=".txt", delete=False) as report:
             traceback.print_exc(file=report)
-        print(
-            f"eyechart: internal bug ({type(error).__name__}). The traceback is in {report.name}.",
-            file=sys.stderr,
-        )
-        return 10
+    except OSError as error:
+        return f"The traceback could not be written: {error.strerror}."
+    return f"The traceback is in {report.name}."
 
 
 if __name__ == "__main__":

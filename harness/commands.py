@@ -132,6 +132,7 @@ def ingest_results(arguments: argparse.Namespace) -> int:
     if not roots:
         raise UsageError("no results to ingest", expected=f"{RESULTS} or {home.results}")
     report = ingest(arguments.db or home.database, *roots)
+    left_out = ("set_aside", "incomplete", "uncommitted")
     if arguments.json:
         print(
             json.dumps(
@@ -140,16 +141,17 @@ def ingest_results(arguments: argparse.Namespace) -> int:
                     "bundles": report.num_bundles,
                     "samples": report.num_samples,
                     "cells": report.num_cells,
+                    **{name: list(getattr(report, name)) for name in left_out},
                 },
                 indent=1,
             )
         )
-    else:
-        print(
-            f"{report.num_bundles} bundles, {report.num_samples:,} samples, "
-            f"{report.num_cells} cells in {report.db}"
-        )
-    for name in ("set_aside", "incomplete", "uncommitted"):
+        return 0
+    print(
+        f"{report.num_bundles} bundles, {report.num_samples:,} samples, "
+        f"{report.num_cells} cells in {report.db}"
+    )
+    for name in left_out:
         for item in getattr(report, name):
             print(f"  {name.replace('_', ' ')}: {item}")
     return 0

@@ -2,7 +2,7 @@
 
 A dataset is a folder with Parquet files, clips for video, and DATASET.json: its digest (over decoded
 pixels and all other columns, so independent of how images are compressed), the rows of each split, and
-the sha256 of each Parquet file.
+the sha256 of each Parquet file and clip.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def check_dataset(folder: Path, expected: str) -> str:
         if not path.is_file():
             raise DatasetError("file of a dataset is missing", where=str(path))
         if (found := digest_file(path)) != recorded:
-            _name_broken_image(path)
+            if path.suffix == ".parquet":
+                _name_broken_image(path)
             raise DatasetError(
                 "file of a dataset has changed",
                 where=str(path),
@@ -125,6 +126,8 @@ def check_dataset(folder: Path, expected: str) -> str:
                 expected=recorded[:16],
                 fix="remove the dataset's folder and run `eyechart mini data`",
             )
+        if note["rows"].get(path.stem) == 0:
+            raise DatasetError("split is empty", where=str(path), found="0 rows", expected="at least one")
     return str(note["digest"])
 
 

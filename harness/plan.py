@@ -10,7 +10,7 @@ from harness.answers import ENGINE
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
 from harness.encoders.base import Encoder
-from harness.errors import IntegrityError
+from harness.errors import DatasetError, IntegrityError
 from harness.files import require_free
 from harness.home import Home
 from harness.prompts import PROBE_SCORER
@@ -117,6 +117,8 @@ def make_plan(
     subject = Subject(submission, root, protocol, home)
     digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
     check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
+    for task in tasks.values():
+        _check_rows(subject.data / task.dataset, task)
     encoder = open_subject(subject)
     done = _committed(results, protocol.name, submission.id)
     units = []
@@ -148,6 +150,18 @@ def _check_llm(protocol: Protocol) -> None:
             where=protocol.llm.name,
             found=found[:16],
             expected=protocol.llm.revision[:16],
+        )
+
+
+def _check_rows(folder: Path, task: Task) -> None:
+    """A split that the run would refuse must be found before work starts."""
+    rows = read_note(folder)["rows"].get(task.split)
+    if rows != task.num_expected:
+        raise DatasetError(
+            "split has another number of rows than the task expects",
+            where=str(folder / f"{task.split}.parquet"),
+            found=str(rows),
+            expected=str(task.num_expected),
         )
 
 

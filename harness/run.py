@@ -77,7 +77,7 @@ def run_plan(
     asked = sum(t.num_expected for t in plan.tasks.values() if t.kind != "probe")
     total = len(seeds) * (protocol.adapter.steps + asked) + len(probes) * (1 + len(protocol.seeds))
     outcome = timed("adapters and probes", "steps", jobs, total)
-    _prove_frozen([*extracted, *(timed_proof(extracted, o) for o in outcome[: len(seeds)])])
+    _prove_frozen([*extracted, *(_later_proof(extracted, o) for o in outcome)])
     trained = dict(zip(seeds, outcome[: len(seeds)], strict=True))
     probed = dict(zip(probes, outcome[len(seeds) :], strict=True))
     made = {(u.task.name, u.seed): _answers_of(u, trained, probed) for u in plan.pending}
@@ -99,8 +99,8 @@ def run_plan(
     return RunReport(done + bundles, times, _peak())
 
 
-def timed_proof(extracted: list[dict[str, Any]], outcome: dict[str, Any]) -> dict[str, Any]:
-    """The weights a seed's stage ended with, beside those of the extraction."""
+def _later_proof(extracted: list[dict[str, Any]], outcome: dict[str, Any]) -> dict[str, Any]:
+    """The weights that a later job ended with, beside those of the extraction."""
     return {"weights_before": extracted[0]["weights_before"], "weights_after": outcome["encoder_weights"]}
 
 

@@ -173,10 +173,17 @@ def _load_mixture(subject: Subject, tasks: dict[str, Task], encoder: Encoder) ->
     )
 
 
-def adapter_job(*, subject: Subject, tasks: dict[str, Task], seed: int, progress: Progress) -> dict[str, Any]:
+def adapter_job(
+    *,
+    subject: Subject,
+    tasks: dict[str, Task],
+    seed: int,
+    encoder: Encoder | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
     """Train the adapter of one seed, unless it is in the cache."""
     began = time.monotonic()
-    encoder = open_subject(subject)
+    encoder = encoder or open_subject(subject)
     key, cache, recipe = (
         adapter_key(subject, encoder, seed),
         ArrayCache(subject.home.adapters),

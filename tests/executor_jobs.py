@@ -33,3 +33,35 @@ def tick(*, progress):
     for i in range(1000):
         progress(i, 1000)
         time.sleep(0.02)
+
+
+def break_down(*, progress):
+    raise KeyError("a column nobody wrote")
+
+
+def exhaust(*, progress):
+    raise MemoryError
+
+
+class Unpicklable(Exception):
+    """Comes out of its process as something else: its constructor takes two arguments."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def raise_unpicklable(*, progress):
+    raise Unpicklable("of", "two")
+
+
+def announce(*, path, progress):
+    path.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def run_in_background(path):
+    """What the orphan test starts: an executor whose only worker says its id and waits."""
+    from harness.executors.local import LocalExecutor
+
+    with LocalExecutor(1) as executor:
+        executor.run([(announce, {"path": path})])

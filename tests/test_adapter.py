@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, packed_loss
 from harness.adapter.module import Adapter
 from harness.adapter.optim import orthogonalise, set_progress
 from harness.adapter.train import SAVE_EVERY, Mixture, train_adapter
@@ -86,6 +87,38 @@ def test_a_packed_row_is_its_exchanges_one_by_one(llm):
     torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
+def test_the_loss_is_that_of_separate_sequences(llm):
+    """Mean over answer tokens: two rows of several exchanges, against each exchange in a row of its own."""
+    opening = llm.encode_prompt("").prefix
+    visual = torch.randn(2, 5, llm.width, generator=torch.Generator().manual_seed(2))
+    rows = [[encode_exchange(llm, *a) for a in asked] for asked in (ASKED, ASKED[:1])]
+    with torch.no_grad():
+        together = packed_loss(llm, visual, opening, pack(rows, len(opening) + 5))
+        parts = []
+        for image, row in zip(visual, rows, strict=True):
+            for tail, answer in row:
+                embeds = torch.cat([llm.embed(torch.tensor([opening])), image[None]], 1)
+                embeds = torch.cat([embeds, llm.embed(torch.tensor([[*tail, *answer]]))], 1)
+                logits = llm.model(inputs_embeds=embeds).logits[0, -len(answer) - 1 : -1]
+                parts.append(
+                    torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
+                )
+    assert float(together) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+
+
+def test_a_question_does_not_see_its_neighbours(llm):
+    """Its logits are the same whatever is asked before it and whatever the other answer was."""
+    opening = llm.encode_prompt("").prefix
+    visual = torch.randn(1, 5, llm.width)
+    last = encode_exchange(llm, *ASKED[2])
+    seen = []
+    for other in (("what shape is the thing?", "ring"), ("is there a sign?", "yes")):
+        packed = pack([[encode_exchange(llm, *other), last]], len(opening) + 5)
+        with torch.no_grad():
+            seen.append(packed_logits(llm, visual, opening, packed)[0][-len(last.answer) :])
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=1e-5)
+
+
 def test_padding_of_a_shorter_row_changes_nothing(llm):
     opening = llm.encode_prompt("").prefix
     visual = torch.randn(2, 5, llm.width)
@@ -130,7 +163,17 @@ def test_killed_after_a_checkpoint_it_continues_to_the_same_bytes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "cut", progress=stop)
     assert (tmp_path / "cut.safetensors").exists()
-    assert weights(train(tmp_path, "cut")) == weights(train(tmp_path, "whole"))
+    resumed, whole = train(tmp_path, "cut"), train(tmp_path, "whole")
+    assert weights(resumed) == weights(whole)
+    assert resumed.losses == whole.losses
+
+
+def test_a_state_saved_at_the_last_step_is_the_trained_adapter(tmp_path):
+    """Killed between the last checkpoint and the cache."""
+    whole = train(tmp_path)
+    steps = []
+    again = train(tmp_path, progress=lambda done, total: steps.append(done))
+    assert (steps, weights(again), again.losses) == ([], weights(whole), whole.losses)
 
 
 def test_a_frozen_llm_stays_as_it_was(tmp_path):
@@ -144,11 +187,29 @@ def test_a_mixture_smaller_than_a_batch(tmp_path):
         train(tmp_path, recipe=replace(RECIPE, batch=99))
 
 
-def test_a_damaged_state_is_set_aside(tmp_path):
-    (tmp_path / "state.safetensors").write_bytes(b"nonsense")
+def flip_a_bit(data):
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"nonsense", lambda data: b"", lambda data: data[:-1], flip_a_bit]
+)
+def test_a_damaged_state_is_set_aside(tmp_path, damage):
+    recipe = replace(RECIPE, steps=8)
+    whole = weights(train(tmp_path, recipe=recipe))
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(IntegrityError, match="set aside") as caught:
+        train(tmp_path, recipe=recipe)
+    assert caught.value.exit_code == 8
+    assert path.with_name(path.name + ".corrupt").exists()
+    assert weights(train(tmp_path, recipe=recipe)) == whole
+
+
+def test_a_state_without_its_digest_is_no_state(tmp_path):
+    save_file({"step": torch.tensor(3)}, tmp_path / "state.safetensors")
     with pytest.raises(IntegrityError, match="set aside"):
         train(tmp_path)
-    assert (tmp_path / "state.safetensors.corrupt").exists()
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8)])

@@ -1,161 +1,316 @@
-"""The command line: exit codes, one line of error, machine-readable output."""
+"""The commands as a person meets them: exit codes, one line on stderr, JSON, interruption, bad states."""
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from harness import commands
+from harness.bundle import find_bundles
 from harness.cli import main
-from harness.errors import SubmissionError
-from harness.files import write_parquet
-from harness.tables import spell_bytes, text_table
 
-ROOT = Path(__file__).resolve().parents[1]
+if "tiny_run" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["tiny_run"])
+tiny_run = sys.modules["tiny_run"]
 
 
-def errors(capsys):
-    return capsys.readouterr().err.strip().splitlines()
+@pytest.fixture(autouse=True)
+def signals():
+    """`main` installs a handler for SIGTERM; other tests must not inherit it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        made = tiny_run.shared(tmp_path_factory)
+        tiny_run.patch_commands(patch, made)
+        yield made
+
+
+@pytest.fixture
+def started(tiny, tmp_path):
+    """A home whose stages are all in the cache, without bundles."""
+    first = tiny_run.uninterrupted(tiny)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(tiny.root / "data")
+    shutil.copytree(first.root / "cache", home / "cache")
+    return home
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    """A home with bundles."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(tiny.root / "data")
+    shutil.copytree(tiny_run.uninterrupted(tiny).results, home / "results")
+    return home
+
+
+@pytest.fixture
+def known(tiny, monkeypatch):
+    monkeypatch.setattr("harness.run.score_in_process", tiny_run.known_scores(tiny))
+
+
+def words(tiny, command, home, *more):
+    places = ["--protocol", str(tiny.protocol), "--home", str(home)]
+    return [command, str(tiny.manifest), *places, *more]
+
+
+def complaint(capsys):
+    """The one line that starts with our name; stages that ended before it may have told so."""
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("eyechart:")]
+    assert "Traceback" not in err
+    assert len(lines) == 1, err
+    return lines[0]
 
 
 @pytest.mark.parametrize(
-    "words", [["nonsense"], ["run"], ["plan", "x.toml", "--bogus"], ["mini"], ["mini", "nonsense"], []]
+    "given",
+    [
+        [],
+        ["plam"],
+        ["plan"],
+        ["plan", "absent.toml"],
+        ["run", "absent.toml", "--bach", "3"],
+        ["run", "absent.toml", "--batch", "many"],
+        ["mini"],
+        ["mini", "bake"],
+        ["mini", "train-llm"],
+        ["ingest", "absent-folder", "--db", "absent.duckdb"],
+        ["publish", "--db", "absent.duckdb"],
+    ],
 )
-def test_wrong_arguments(words, capsys):
-    assert main(words) == 2
-    assert len(errors(capsys)) == 1
+def test_usage_errors(given, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(given) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_manifest_that_is_not_there(tmp_path, capsys):
-    assert main(["plan", str(tmp_path / "none.toml")]) == 2
-    assert "none.toml" in errors(capsys)[0]
+@pytest.mark.parametrize("more", [("--batch", "0"), ("--workers", "0")])
+def test_numbers_that_make_no_sense(tiny, started, capsys, more):
+    assert main(words(tiny, "run", started, *more)) == 2
+    assert "at least 1" in complaint(capsys)
 
 
-def test_an_unknown_protocol(tmp_path, capsys):
-    (tmp_path / "a.toml").write_text("schema = 1\n")
-    assert main(["plan", str(tmp_path / "a.toml"), "--protocol", "minni"]) == 2
-    assert "mini" in errors(capsys)[0]
+def test_unknown_protocol(tiny, started, capsys):
+    assert main(["plan", str(tiny.manifest), "--protocol", "minni", "--home", str(started)]) == 2
+    assert "mini" in complaint(capsys)
 
 
-def fake(monkeypatch, action):
-    monkeypatch.setattr(commands, "status", action)
+def test_help_is_no_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "ingest" in capsys.readouterr().out
 
 
-def test_ctrl_c_says_how_to_resume(monkeypatch, capsys):
-    def stop(arguments):
-        raise KeyboardInterrupt
-
-    fake(monkeypatch, stop)
-    assert main(["status", "my file.toml"]) == 130
-    assert "eyechart status 'my file.toml'" in errors(capsys)[-1]
+# Interruption
 
 
-def test_termination(monkeypatch, capsys):
-    fake(monkeypatch, lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert main(["status", "a.toml"]) == 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def stop_with(monkeypatch, act):
+    class Stopped(tiny_run.InlineExecutor):
+        def run(self, jobs, progress=None, total=None):
+            act()
+            return super().run(jobs, progress, total)
+
+    monkeypatch.setattr("harness.executors.local.LocalExecutor", lambda workers: Stopped())
 
 
-def test_our_own_bug_leaves_its_traceback_in_a_file(monkeypatch, capsys):
-    def break_down(arguments):
-        raise RuntimeError("tensor of shape (3,)")
-
-    fake(monkeypatch, break_down)
-    assert main(["status", "a.toml"]) == 10
-    (line,) = errors(capsys)
-    report = Path(line.rsplit(" ", 1)[1].rstrip("."))
-    assert "tensor of shape (3,)" in report.read_text()
-    report.unlink()
-
-
-def test_an_error_of_ours_is_one_line(monkeypatch, capsys):
-    def refuse(arguments):
-        raise SubmissionError("id is no slug", where="a.toml: id", found="A\nB")
-
-    fake(monkeypatch, refuse)
-    assert main(["status", "a.toml"]) == 3
-    assert errors(capsys) == ["eyechart: a.toml: id: id is no slug: found A\\nB."]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_tells_how_to_resume(tiny, started, known, capsys, monkeypatch, number, code):
+    command = words(tiny, "run", started)
+    with monkeypatch.context() as patch:
+        stop_with(patch, lambda: os.kill(os.getpid(), number))
+        assert main(command) == code
+    line = complaint(capsys)
+    assert line.endswith("Resume with: eyechart " + " ".join(command))
+    assert not (started / "results").exists()
+    assert main(command) == 0
+    assert "18 bundles" in capsys.readouterr().out
+    assert tiny_run.contents(started / "results") == tiny_run.contents(tiny_run.uninterrupted(tiny).results)
 
 
-def record(root):
-    """One committed bundle below `root`, copied from the results of record."""
-    source = min((ROOT / "results" / "mini").glob("*/*/COMMIT")).parent
-    target = root / source.relative_to(ROOT / "results")
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return target
+def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+    """Real signals to a process whose command takes its time."""
+    script = (
+        "import sys; from harness import cli, commands\n"
+        "def wait(*_):\n"
+        "    print('ready', flush=True)\n"
+        "    import time; time.sleep(30)\n"
+        "commands.plan = wait\n"
+        "sys.exit(cli.main(['plan', 'a b.toml']))"
+    )
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout.readline() == "ready\n"
+            child.send_signal(number)
+            _, err = child.communicate(timeout=20)
+        assert child.returncode == code
+        assert err.strip() == "eyechart: interrupted, state saved. Resume with: eyechart plan 'a b.toml'"
 
 
-def test_ingest_and_publish_speak_json(tmp_path, capsys):
-    record(tmp_path / "results")
-    home = ["--home", str(tmp_path / "home")]
-    (tmp_path / "home").mkdir()
-    assert main(["ingest", str(tmp_path / "results"), "--json", *home]) == 0
-    assert json.loads(capsys.readouterr().out)["bundles"] == 1
-    assert main(["publish", "--site", str(tmp_path / "site"), "--json", *home]) == 0
-    assert Path(json.loads(capsys.readouterr().out)["index"]).is_file()
+# Faults
 
 
-def test_a_bundle_with_one_bit_flipped(tmp_path, capsys):
-    bundle = record(tmp_path / "results")
-    path = bundle / "answers.parquet"
+def test_a_fault_of_ours_is_one_line_and_a_file(tiny, started, capsys, monkeypatch, tmp_path):
+    def broken(arguments):
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(commands, "plan", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(words(tiny, "plan", started)) == 10
+    line = complaint(capsys)
+    (report,) = tmp_path.glob("eyechart-bug-*.txt")
+    assert str(report) in line
+    assert "ValueError: two" in report.read_text()
+
+
+def test_one_flipped_bit_stops_the_ingest(finished, capsys):
+    path = sorted(find_bundles(finished / "results"))[3] / "answers.parquet"
+    database = finished / "eyechart.duckdb"
+    command = ["ingest", str(finished / "results"), "--db", str(database)]
+    assert main(command) == 0
+    before = database.read_bytes()
+    capsys.readouterr()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    assert main(["ingest", str(tmp_path / "results"), "--db", str(tmp_path / "a.duckdb")]) == 8
-    (line,) = errors(capsys)
+    assert main(command) == 8
+    line = complaint(capsys)
     assert "answers.parquet" in line
-    assert not (tmp_path / "a.duckdb").exists()
+    assert path.parent.name in line
+    assert database.read_bytes() == before
 
 
-def test_a_second_writer(tmp_path, capsys):
-    record(tmp_path / "results")
-    database = tmp_path / "a.duckdb"
-    hold = (
+def test_one_flipped_bit_is_not_taken_for_done(tiny, finished, capsys):
+    path = min(find_bundles(finished / "results")) / "run.json"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    assert main(words(tiny, "plan", finished)) == 8
+    assert "run.json" in complaint(capsys)
+
+
+def test_a_second_writer_is_told_who_writes(finished, capsys):
+    database = finished / "eyechart.duckdb"
+    script = (
         "import fcntl, os, sys\n"
-        f"f = open({str(database) + '.lock'!r}, 'w')\n"
-        "fcntl.flock(f, fcntl.LOCK_EX)\n"
-        "f.write(str(os.getpid())); f.flush()\n"
-        "print('held', flush=True); sys.stdin.read()\n"
+        "file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "file.write(f'{os.getpid()}\\n'); file.flush()\n"
+        "print('held', flush=True); sys.stdin.read()"
     )
+    command = ["ingest", str(finished / "results"), "--db", str(database)]
     with subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        assert main(["ingest", str(tmp_path / "results"), "--db", str(database)]) == 7
-        (line,) = errors(capsys)
-        assert str(other.pid) in line
-        other.stdin.close()
-    assert main(["ingest", str(tmp_path / "results"), "--db", str(database)]) == 0
+        [sys.executable, "-c", script, f"{database}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert main(command) == 7
+        assert str(holder.pid) in complaint(capsys)
+        assert not database.exists()
+        holder.communicate()
+    assert main(command) == 0
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    import errno
+def test_no_disk_space_before_a_run(tiny, started, capsys, monkeypatch):
+    monkeypatch.setattr("harness.files.free_bytes", lambda path: 1000)
+    assert main(words(tiny, "run", started)) == 6
+    assert "1,000 bytes free" in complaint(capsys)
+    assert not (started / "results").exists()
 
-    import pyarrow as pa
 
-    from harness.errors import ResourceError
+def test_no_disk_space_during_a_run(tiny, started, known, capsys, monkeypatch):
+    """The disk fills up while bundles are written; nothing half-written counts and the next run ends it."""
+    command = words(tiny, "run", started)
+    fsync, left = os.fsync, [20]
 
     def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceError) as caught:
-        write_parquet(tmp_path / "a.parquet", pa.table({"a": [1]}))
-    assert caught.value.exit_code == 6
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(command) == 6
+    line = complaint(capsys)
+    assert "No space left" in line
+    assert main(command) == 0
+    assert tiny_run.contents(started / "results") == tiny_run.contents(tiny_run.uninterrupted(tiny).results)
+    assert not list((started / "results").rglob(".tmp-*"))
 
 
-def test_tables():
-    assert text_table(["a", "n"], [["x", "10"]], numbers=(1,)) == "a   n\nx  10"
-    assert spell_bytes(1_500) == "1.5 kB"
+def test_a_damaged_cache_is_told_and_then_made_anew(tiny, started, known, capsys):
+    shutil.rmtree(started / "cache" / "answers")
+    entry = min((started / "cache" / "features").rglob("*.safetensors"))
+    data = bytearray(entry.read_bytes())
+    data[-1] ^= 1
+    entry.write_bytes(data)
+    command = words(tiny, "run", started)
+    assert main(command) == 8
+    line = complaint(capsys)
+    assert entry.name in line
+    assert "Run the same command again" in line
+    assert main(command) == 0
+    assert tiny_run.contents(started / "results") == tiny_run.contents(tiny_run.uninterrupted(tiny).results)
+
+
+# JSON for scripts
+
+
+def test_json_of_plan_and_status(tiny, finished, capsys):
+    for command, key in (("plan", "list"), ("status", "units")):
+        assert main(words(tiny, command, finished, "--json")) == 0
+        units = json.loads(capsys.readouterr().out)[key]
+        assert len(units) == 18
+        assert {u["state"] for u in units} == {"done"}
+        assert all(Path(u["bundle"]).is_dir() for u in units)
+
+
+def test_json_of_run(tiny, finished, capsys):
+    assert main(words(tiny, "run", finished, "--json")) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert len(made["bundles"]) == 18
+    assert all(Path(p).is_dir() for p in made["bundles"])
+
+
+def test_json_of_ingest_and_publish(finished, capsys, tmp_path):
+    database = tmp_path / "index.duckdb"
+    # An uncommitted folder must not spoil the JSON.
+    stray = finished / "results" / "mini" / "tiny-encoder" / ("0" * 16)
+    stray.mkdir()
+    (stray / "run.json").write_text("{}")
+    assert main(["ingest", str(finished / "results"), "--db", str(database), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bundles"], told["cells"]) == (18, 6)
+    assert told["db"] == str(database)
+    assert told["uncommitted"] == [str(stray)]
+    assert main(["publish", "--db", str(database), "--site", str(tmp_path / "site"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["pages"] >= 8
+    assert Path(told["index"]).is_file()
+
+
+def test_tables_for_people(tiny, finished, capsys):
+    for command in ("plan", "status"):
+        assert main(words(tiny, command, finished)) == 0
+        assert capsys.readouterr().out.strip()

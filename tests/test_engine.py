@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.engines import hf
 from harness.engines.hf import HFEngine, Request
 from harness.errors import DatasetError
 
@@ -61,6 +62,44 @@ def test_batches_of_1_7_and_64_agree():
 def test_order_does_not_matter():
     expected = answer(REQUESTS)
     assert answer(REQUESTS[::-1]) == expected[::-1]
+    order = torch.randperm(len(REQUESTS), generator=torch.Generator().manual_seed(5)).tolist()
+    assert answer([REQUESTS[i] for i in order]) == [expected[i] for i in order]
+
+
+def test_neither_do_the_images_read_at_a_time(monkeypatch):
+    expected = answer(REQUESTS)
+    monkeypatch.setattr(hf, "IMAGE_CHUNK", 3)
+    assert answer(REQUESTS) == expected
+
+
+def test_questions_share_their_image():
+    """Each image goes through the adapter once, and an answer is that of its question asked alone."""
+    asked = []
+
+    def visual(rows):
+        asked.extend(rows)
+        return VISUAL[list(rows)]
+
+    requests = [Request(i % 3, prompt, (), 6) for prompt in PROMPTS for i in range(3)]
+    together = HFEngine(LLM).answer(requests, visual)
+    assert sorted(asked) == [0, 1, 2]
+    assert together == [answer([request])[0] for request in requests]
+
+
+def test_progress_ends_with_all():
+    seen = []
+    HFEngine(LLM, 7).answer(REQUESTS, lambda rows: VISUAL[list(rows)], lambda *counts: seen.append(counts))
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(REQUESTS), len(REQUESTS))
+
+
+def logits_after(request):
+    """(V,) of a plain forward pass over the whole prompt."""
+    prompt = LLM.encode_prompt(request.prompt)
+    parts = [LLM.embed(torch.tensor([prompt.prefix])), VISUAL[request.media][None]]
+    with torch.no_grad():
+        embeds = torch.cat([*parts, LLM.embed(torch.tensor([prompt.tail]))], 1)
+        return LLM.model(inputs_embeds=embeds).logits[0, -1]
 
 
 def test_a_choice_is_one_of_its_letters():
@@ -68,6 +107,17 @@ def test_a_choice_is_one_of_its_letters():
     given = answer(requests)
     assert set(given) <= {"A", "B", "C"}
     assert answer(requests, 1) == given
+    ids = [LLM.encode(letter)[0] for letter in "ABC"]
+    for request, letter in zip(requests, given, strict=True):
+        logits = logits_after(request)
+        assert letter == "ABC"[int(logits[ids].argmax())]
+    # The restriction matters: left free, the model would say something else.
+    assert any(int(logits_after(r).argmax()) not in ids for r in requests)
+
+
+def test_choices_and_open_questions_mix():
+    mixed = [Request(i % 20, "which way?", ("A", "B"), 1) if i % 2 else REQUESTS[i] for i in range(20)]
+    assert answer(mixed) == [answer([request])[0] for request in mixed]
 
 
 def test_an_option_of_two_tokens_is_refused():
@@ -76,8 +126,22 @@ def test_an_option_of_two_tokens_is_refused():
 
 
 def test_answers_are_no_longer_than_allowed():
-    short = answer([Request(0, PROMPTS[0], (), 1)])[0]
-    assert len(LLM.encode(short)) <= 1
+    ends = []
+    for limit in (1, 2, 5, 9):
+        requests = [Request(i, PROMPTS[0], (), limit) for i in range(20)]
+        steps = []
+        engine = HFEngine(LLM)
+        step = engine._step
+        engine._step = lambda ids, cache, steps=steps, step=step: (steps.append(1), step(ids, cache))[1]
+        ends.append(engine.answer(requests, lambda rows: VISUAL[list(rows)]))
+        assert len(steps) <= limit
+    # A longer limit continues the same answer.
+    assert all(long.startswith(short) for short, long in zip(ends[0], ends[1], strict=True))
+
+
+def test_limits_of_neighbours_are_kept_apart():
+    requests = [Request(0, PROMPTS[0], (), limit) for limit in (1, 6, 1, 6)]
+    assert answer(requests) == [answer([request])[0] for request in requests]
 
 
 def test_the_image_is_seen():

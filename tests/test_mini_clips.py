@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from harness.errors import DatasetError
 from harness.images import decode_clip
+from harness.mini import clips as clip_world
 from harness.mini.clips import (
     MOVES,
     NUM_FRAMES,
@@ -66,8 +67,8 @@ def forest():
 
 
 def chance_bound():
-    """Four standard errors of an accuracy whose truth is one fifth."""
-    return 4 * math.sqrt(0.2 * 0.8 / (COUNT - TRAIN))
+    """Three standard errors of an accuracy whose truth is one fifth."""
+    return 3 * math.sqrt(0.2 * 0.8 / (COUNT - TRAIN))
 
 
 def test_objects_wrap_around():
@@ -96,6 +97,35 @@ def test_sampling_is_reproducible_and_owned_by_its_split():
         assert {split_of(clip.movers) for clip in sample_clips(split, 100, 2)} == {split}
     train = {c.movers for seed in (0, 107) for c in sample_clips("train", 1500, seed)}
     assert not train & {c.movers for seed in (0, 105) for c in sample_clips("test", 1000, seed)}
+
+
+# ---- one frame is worth nothing: by symmetry
+
+
+@pytest.mark.parametrize("move", list(MOVES))
+@pytest.mark.parametrize("frame", range(NUM_FRAMES))
+def test_a_move_permutes_the_positions_so_that_uniform_stays_uniform(move, frame):
+    """For every direction a frame shows each of the 64 x 64 places exactly once: the same distribution."""
+    looks = {"size": "small", "shape": "ring", "color": "red", "pattern": "dotted"}
+    starts = [(x, y) for x in range(SIDE) for y in range(SIDE)]
+    shown = [Mover(Thing(x, y, **looks), move).at(frame) for x, y in starts]
+    assert sorted((t.x, t.y) for t in shown) == starts
+    assert {(t.size, t.shape, t.color, t.pattern) for t in shown} == {tuple(looks.values())}
+
+
+def test_places_and_looks_are_drawn_without_knowing_the_direction(monkeypatch):
+    """Other names for the directions: the same objects at the same places, and each name in its turn."""
+    monkeypatch.setattr(clip_world, "split_of", lambda movers: "train")
+    before = sample_clips("train", 300, seed=5)
+    names = dict(zip(MOVES, "abcde", strict=True))
+    monkeypatch.setattr(clip_world, "MOVES", dict.fromkeys("abcde", (0, 0)))
+    after = sample_clips("train", 300, seed=5)
+    for a, b in zip(before, after, strict=True):
+        assert [m.thing for m in a.movers] == [m.thing for m in b.movers]
+        assert [names[m.move] for m in a.movers] == [m.move for m in b.movers]
+
+
+# ---- and by measurement
 
 
 def test_the_two_objects_can_be_told_apart(clips):
@@ -145,7 +175,31 @@ def test_two_frames_say_it_even_without_knowing_of_the_wrap(clips):
         [c.movers[0].at(4).x - c.movers[0].at(2).x, c.movers[0].at(4).y - c.movers[0].at(2).y] for c in clips
     ]
     # A wrapped step points the other way, so a straight line misreads it; a tree does not.
-    assert accuracy(forest(), x, [c.movers[0].move for c in clips]) > 0.7
+    assert accuracy(forest(), x, [c.movers[0].move for c in clips]) > 0.8
+
+
+def test_the_looks_of_two_frames_say_what_those_of_one_do_not(clips):
+    x = [looks(c.movers[0].at(2)) + looks(c.movers[0].at(4)) for c in clips]
+    assert accuracy(forest(), x, [c.movers[0].move for c in clips]) > 0.8
+
+
+def coding_errors(clip, frame):
+    """(81,) mean error of the decoded pixels in 7 x 7 px squares around the asked object."""
+    thing = clip.movers[1].at(frame)
+    decoded = decode_clip(encode_mp4(clip), NUM_FRAMES)[frame].astype(int)
+    error = np.abs(decoded - render_frame(clip, frame)).mean(2)
+    centred = np.roll(error, (32 - thing.y, 32 - thing.x), (0, 1))[:63, :63]
+    return centred.reshape(9, 7, 9, 7).mean((1, 3)).ravel()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    reason="encode_mp4 predicts frames from earlier ones: what the codec leaves behind trails the object, "
+    "so one decoded frame tells the direction better than chance (gop_size = 1 is at chance)"
+)
+def test_the_codec_leaves_no_trail_that_tells_the_direction(clips):
+    x = [coding_errors(c, NUM_FRAMES - 1) for c in clips]
+    assert abs(accuracy(forest(), x, [c.movers[1].move for c in clips]) - 0.2) < chance_bound()
 
 
 def test_frames_show_the_movers_on_an_unchanging_background():

@@ -13,13 +13,15 @@ from PIL import Image
 from harness import prompts
 from harness.data import NOTE, ClipFrames, check_dataset, open_split, read_note, read_rows
 from harness.digest import digest_file
-from harness.errors import DatasetError
+from harness.errors import DatasetError, ResourceError
 from harness.files import write_json, write_parquet
+from harness.images import decode_clip
 from harness.mini import schemas, suite
 from harness.mini.clips import NUM_FRAMES, render_frame, sample_clips
 from harness.mini.language import DESCRIBE, STILL_KINDS
 from harness.mini.world import SIDE, class_of, render, sample_scenes
 from harness.records import Task
+from harness.task import read_task
 
 COUNTS = {
     "NUM_PROBE_TRAIN": 14,
@@ -119,7 +121,9 @@ def test_the_note_counts_rows_and_hashes_files(written):
         assert note["digest"] == digests[name]
         for split, count in note["rows"].items():
             assert pq.read_metadata(root / name / f"{split}.parquet").num_rows == count
-            assert digest_file(root / name / f"{split}.parquet") == note["files"][f"{split}.parquet"]
+        on_disk = [p for p in (root / name).rglob("*") if p.is_file() and p.name != NOTE]
+        hashes = {p.relative_to(root / name).as_posix(): digest_file(p) for p in on_disk}
+        assert note["files"] == hashes
     assert not list(root.glob(".*-draft"))
 
 
@@ -205,7 +209,9 @@ def test_test_images_are_not_in_the_training_data(written):
 
     train = pixels("probe", "train") | pixels("mixture", "train")
     test = pixels("probe", "test") | pixels("vqa", "validation") | pixels("rec", "test")
+    test |= pixels("signs", "validation")
     assert not train & test
+    assert not pixels("digits", "train") & pixels("digits", "test")
 
 
 def test_still_exchanges_are_reproducible():
@@ -280,6 +286,31 @@ def test_what_is_there_is_not_written_again(written):
     assert suite.write_suite(root) == digests
     assert suite.write_suite(root, names=["vqa"]) == {"vqa": digests["vqa"]}
     assert (root / "vqa" / NOTE).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["rec", "digits"])
+def test_the_command_s_own_processes_write_the_pinned_datasets(tmp_path, name):
+    """Spawned processes do not see this file's small counts: these are the datasets of record."""
+    pinned = read_task(f"eyechart_mini_{name}")
+    seen = []
+    digests = suite.write_suite(tmp_path, names=[name], progress=lambda *counts: seen.append(counts))
+    assert digests == {name: pinned.dataset_digest} and seen == [(1, 1)]
+    assert len(open_split(pinned, tmp_path, frames=4).samples) == pinned.num_expected == 1000
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.files.free_bytes", lambda path: 1_000)
+    with pytest.raises(ResourceError, match="mini suite"):
+        suite.write_suite(tmp_path / "data", names=["vqa"])
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_draft_that_was_left_behind_is_written_over(written, tmp_path):
+    (tmp_path / ".signs-draft").mkdir()
+    (tmp_path / ".signs-draft" / "stray.parquet").write_bytes(b"half")
+    assert suite._write_one("signs", tmp_path)[1] == written[1]["signs"]
+    assert {p.name for p in tmp_path.rglob("*")} == {"signs", NOTE, "validation.parquet"}
 
 
 def test_an_unknown_dataset_is_refused(tmp_path):
@@ -491,14 +522,34 @@ def test_another_digest_than_the_pinned_one_is_refused(own):
     assert check_dataset(folder, digest) == check_dataset(folder, "UNPINNED") == digest
 
 
-def test_a_missing_clip_fails_when_it_is_loaded(own):
+def test_a_missing_clip_is_refused(own):
     folder = own("video")
     (folder / "clips/1.mp4").unlink()
+    message = refuse(folder)
+    assert "1.mp4" in message and "missing" in message
+
+
+def test_a_clip_that_goes_missing_later_fails_when_it_is_loaded(own):
+    folder = own("video")
     split = open_split(task("video"), folder.parent, frames=4)
+    (folder / "clips/1.mp4").unlink()
     assert split.media.load(0).shape == (SIDE, SIDE, 3)
     with pytest.raises(DatasetError) as error:
         split.media.load(4)
     assert "1.mp4" in str(error.value) and error.value.exit_code == 5
+
+
+@pytest.mark.parametrize("name", ["video", "mixture"])
+def test_a_damaged_clip_that_still_decodes_is_refused(own, name):
+    folder = own(name)
+    path = folder / "clips/1.mp4"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    assert len(decode_clip(bytes(data), NUM_FRAMES)) == NUM_FRAMES  # which is why a hash is kept
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError) as error:
+        check_dataset(folder, "UNPINNED")
+    assert "1.mp4" in str(error.value) and "has changed" in str(error.value) and error.value.exit_code == 5
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.6])

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import commands
-from harness.adapter import llm as llm_module
 from harness.cli import main
-from harness.plan import make_plan
+from harness.digest import digest_file
 
-_spec = importlib.util.spec_from_file_location("tiny_run_plan", Path(__file__).with_name("tiny_run.py"))
-tiny_run = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_run_plan"] = tiny_run
-_spec.loader.exec_module(tiny_run)
+if "tiny_run" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["tiny_run"])
+tiny_run = sys.modules["tiny_run"]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    made = tiny_run.build(tmp_path_factory.mktemp("tiny-plan"), patch)
-    patch.setitem(llm_module.LOCAL_LLMS, "mini-llm", made.llm)
-    patch.setattr(commands, "ensure_suite", lambda suite, home: None)
-    patch.setattr(
-        "harness.plan.make_plan",
-        lambda manifest, protocol, home, results: make_plan(manifest, protocol, home, results, made.tasks),
-    )
-    yield made
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        made = tiny_run.shared(tmp_path_factory)
+        tiny_run.patch_commands(patch, made)
+        yield made
 
 
 @pytest.fixture
@@ -153,6 +148,44 @@ def test_bad_submissions(tiny, folder, capsys, spoil, code, says):
     assert not (tiny.root / "plan-home" / "results").exists()
 
 
+def unknown_key(folder):
+    manifest = tiny_run.write_manifest(folder)
+    manifest.write_text('flavour = "vanilla"\n' + manifest.read_text())
+    return manifest
+
+
+def missing_hash(folder):
+    manifest = tiny_run.write_manifest(folder)
+    manifest.write_text(re.sub(r'sha256 = "\w+"\n', "", manifest.read_text(), count=1))
+    return manifest
+
+
+def misshapen(folder):
+    return edit_weights(folder, lambda t: t.update({min(t): torch.zeros(7)}))
+
+
+def by_link(folder):
+    manifest = tiny_run.write_manifest(folder)
+    (folder.parent / "elsewhere").mkdir()
+    shutil.move(folder / "config.json", folder.parent / "elsewhere")
+    (folder / "config.json").symlink_to(folder.parent / "elsewhere" / "config.json")
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (unknown_key, 3, "flavour"),
+        (missing_hash, 3, "sha256"),
+        (misshapen, 3, "expected"),
+        (by_link, 4, "config.json"),
+    ],
+)
+def test_more_bad_submissions(tiny, folder, capsys, spoil, code, says):
+    test_bad_submissions(tiny, folder, capsys, spoil, code, says)
+    assert not (tiny.root / "plan-home" / "cache").exists()
+
+
 def data_copy(tiny, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(tiny.root / "data", home / "data")
@@ -181,3 +214,84 @@ def test_no_room_on_the_disk(tiny, folder, capsys, monkeypatch):
     code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys)
     assert (code, len(lines)) == (6, 1)
     assert "tiny-encoder" in lines[0]
+
+
+def rewrite(path, change, *, seal):
+    """Change a split's rows; `seal` makes hash and count in the note fit the new file."""
+    table = pq.read_table(path)
+    rows = change(table.to_pylist())
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
+    if seal:
+        note_path = path.parent / "DATASET.json"
+        note = json.loads(note_path.read_text())
+        note["files"][path.name], note["rows"][path.stem] = digest_file(path), len(rows)
+        note_path.write_text(json.dumps(note))
+
+
+def cut_image(rows):
+    rows[4]["image"]["bytes"] = rows[4]["image"]["bytes"][:100]
+    return rows
+
+
+def test_a_corrupt_image_is_named(tiny, folder, tmp_path, capsys):
+    home, data = data_copy(tiny, tmp_path)
+    rewrite(data / "rec" / "test.parquet", cut_image, seal=False)
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys, home)
+    assert (code, len(lines)) == (5, 1)
+    assert "row 4" in lines[0]
+    assert "test.parquet" in lines[0]
+
+
+@pytest.mark.parametrize("seal", [False, True])
+@pytest.mark.parametrize("split", ["rec/test", "probe/train", "mixture/train"])
+def test_an_empty_split_is_a_dataset_error(tiny, folder, tmp_path, capsys, split, seal):
+    home, data = data_copy(tiny, tmp_path)
+    rewrite(data / f"{split}.parquet", lambda rows: [], seal=seal)
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys, home)
+    assert (code, len(lines)) == (5, 1)
+    assert "empty" in lines[0]
+    assert f"{split}.parquet" in lines[0]
+    assert [p.name for p in home.iterdir()] == ["data"]
+
+
+def test_rows_that_are_gone_are_a_dataset_error(tiny, folder, tmp_path, capsys):
+    home, data = data_copy(tiny, tmp_path)
+    rewrite(data / "vqa" / "validation.parquet", lambda rows: rows[:-1], seal=True)
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys, home)
+    assert (code, len(lines)) == (5, 1)
+    assert "validation.parquet" in lines[0]
+
+
+def test_another_dataset_than_the_pinned_one(tiny, folder, tmp_path, capsys):
+    home, data = data_copy(tiny, tmp_path)
+    note = json.loads((data / "vqa" / "DATASET.json").read_text())
+    (data / "vqa" / "DATASET.json").write_text(json.dumps({**note, "digest": "0" * 64}))
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys, home)
+    assert (code, len(lines)) == (5, 1)
+    assert "pinned" in lines[0]
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"digest": 3}', "{"])
+def test_a_damaged_note_is_a_dataset_error(tiny, folder, tmp_path, capsys, note):
+    home, data = data_copy(tiny, tmp_path)
+    (data / "vqa" / "DATASET.json").write_text(note)
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys, home)
+    assert (code, len(lines)) == (5, 1)
+    assert "DATASET.json" in lines[0]
+
+
+def test_a_changed_language_model_is_refused(tiny, folder, tmp_path, capsys, monkeypatch):
+    shutil.copytree(tiny.llm, tmp_path / "llm")
+    with open(tmp_path / "llm" / "chat_template.jinja", "a") as file:
+        file.write(" ")
+    monkeypatch.setitem(tiny_run.llm_module.LOCAL_LLMS, "mini-llm", tmp_path / "llm")
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys)
+    assert (code, len(lines)) == (8, 1)
+    assert "mini-llm" in lines[0]
+
+
+def test_a_missing_language_model_is_one_line(tiny, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(tiny_run.llm_module.LOCAL_LLMS, "mini-llm", tmp_path / "absent")
+    code, lines = plan(tiny, tiny_run.write_manifest(folder), capsys)
+    assert (code, len(lines)) == (8, 1)
+    assert "config.json" in lines[0]

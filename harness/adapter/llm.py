@@ -100,7 +100,17 @@ def locate_llm(name: str) -> Path:
 
 
 def llm_revision(folder: Path) -> str:
-    """sha256 over the model's files; what a protocol pins."""
+    """sha256 over the model's files; what a protocol pins.
+
+    Raises:
+        IntegrityError: a file is missing.
+    """
+    if absent := [name for name in MODEL_FILES if not (folder / name).is_file()]:
+        raise IntegrityError(
+            "file of the language model is missing",
+            where=f"{folder.name}/{absent[0]}",
+            fix="restore the files from git",
+        )
     return digest_tree({name: folder / name for name in MODEL_FILES})
 
 

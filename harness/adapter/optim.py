@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from harness.digest import digest_arrays
 from harness.errors import IntegrityError
 from harness.files import write_atomic
 
@@ -126,7 +127,13 @@ def save_training(
         for j, entry in optimiser.state_dict()["state"].items():
             for key, value in entry.items():
                 tensors[f"optimiser.{i}.{j}.{key}"] = value.detach().clone().contiguous()
+    # safetensors has no checksum, and one flipped bit of a momentum would move every later step unseen.
+    tensors["sha256"] = torch.tensor(list(bytes.fromhex(_digest(tensors))), dtype=torch.uint8)
     write_atomic(path, save(tensors))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return digest_arrays({name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def load_training(
@@ -141,8 +148,11 @@ def load_training(
         return 0, []
     try:
         tensors = load(path.read_bytes())
-    except SafetensorError as error:
-        path.rename(path.with_name(path.name + ".corrupt"))
+        recorded = bytes(tensors.pop("sha256").tolist()).hex()
+        if (found := _digest(tensors)) != recorded:
+            raise ValueError(f"sha256 {found[:16]}, not {recorded[:16]}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        path.replace(path.with_name(path.name + ".corrupt"))
         raise IntegrityError(
             "saved training state is damaged",
             where=str(path),

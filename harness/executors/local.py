@@ -10,14 +10,15 @@ import contextlib
 import os
 import queue
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Self
 
-from harness.errors import EyechartError, ResourceError
+from harness.errors import EyechartError, InternalError, ResourceError
 
 Progress = Callable[[int, int], None]
 Job = tuple[Callable[..., Any], dict[str, Any]]
@@ -29,13 +30,22 @@ _channel: Any = None
 
 
 def _begin(channel: Any) -> None:
-    """Set up a worker: one thread, Ctrl-C left to the parent."""
+    """Set up a worker: one thread, Ctrl-C left to the parent, no life after it."""
     global _channel  # noqa: PLW0603  (a worker serves one executor for its whole life)
     _channel = channel
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its workers, and the resumed run would race them."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -45,23 +55,48 @@ def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) 
     try:
         return function(**arguments, progress=report)
     except EyechartError as error:
-        # Errors with keyword arguments do not survive pickling, so their parts travel.
-        return _Failure(type(error), error.what, error.where, error.found, error.expected, error.fix)
-    except BaseException:
-        # A traceback does not survive the process, so it travels as a note.
-        traceback.print_exc()
-        raise
+        return _Failure(error)
+    except Exception as error:  # noqa: BLE001  (told by the parent, whatever it is)
+        # PyTorch has no class of its own for this on CPUs.
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            return _Failure(ResourceError("memory is too small", fix="use fewer --workers or close programs"))
+        return _Failure(InternalError(f"a job failed ({type(error).__name__})", found=str(error)))
 
 
 class _Failure:
-    """An EyechartError on its way to the parent."""
+    """An error on its way to the parent.
 
-    def __init__(self, kind: type[EyechartError], *parts: str) -> None:
-        self._kind, self._parts = kind, parts
+    Errors with keyword arguments do not survive pickling, so the parts travel, with the traceback as text.
+    """
+
+    def __init__(self, error: EyechartError) -> None:
+        self._kind = type(error)
+        self._parts = {name: getattr(error, name) for name in ("where", "found", "expected", "fix")}
+        self._what, self._notes = error.what, [*getattr(error, "__notes__", ()), traceback.format_exc()]
 
     def error(self) -> EyechartError:
-        what, where, found, expected, fix = self._parts
-        return self._kind(what, where=where, found=found, expected=expected, fix=fix)
+        """The error as the worker raised it; notes hold its traceback."""
+        error = self._kind(self._what, **self._parts)
+        for note in self._notes:
+            error.add_note(note)
+        return error
+
+
+@contextlib.contextmanager
+def _as_workers_are_born() -> Iterator[None]:
+    """What a process inherits at its start: one thread a library, and a deaf ear for Ctrl-C.
+
+    A terminal sends Ctrl-C to the workers too, and one that is still importing could not ignore it yet.
+    """
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class LocalExecutor:
@@ -90,14 +125,11 @@ class LocalExecutor:
         if self._pool is None:
             context = get_context("spawn")
             self._channel = context.Queue()
-            saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-            os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
             self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._channel,))
-            # Workers start at the first submit and inherit the environment of that moment.
-            for future in [self._pool.submit(os.getpid) for _ in range(self.workers)]:
+            with _as_workers_are_born():
+                futures = [self._pool.submit(os.getpid) for _ in range(self.workers)]
+            for future in futures:
                 future.result()
-            for name, value in saved.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
         return self._pool
 
     def run(
@@ -111,15 +143,16 @@ class LocalExecutor:
             total: sum of the jobs' totals where it is known; otherwise that of the jobs begun.
 
         Raises:
-            EyechartError: the first error of a job; the other jobs are stopped.
+            EyechartError: the first error of a job; the other jobs are stopped. A fault that is none of ours
+                arrives as InternalError with its traceback as a note.
             ResourceError: a worker was killed, as a rule for want of memory.
             KeyboardInterrupt: after the workers were stopped.
         """
-        pool = self._start()
         counts: dict[int, tuple[int, int]] = {}
-        futures = {pool.submit(_call, i, *job): i for i, job in enumerate(jobs)}
         results: dict[int, Any] = {}
         try:
+            pool = self._start()
+            futures = {pool.submit(_call, i, *job): i for i, job in enumerate(jobs)}
             pending: set[Future[Any]] = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)

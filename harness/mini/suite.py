@@ -75,10 +75,12 @@ class _Writer:
         self._rows[name], self._files[path.name] = len(rows), digest_file(path)
 
     def clip(self, name: int, clip: Clip) -> None:
-        """Write one mp4 below clips/."""
+        """Write one mp4 below clips/; its hash is kept, since most damage to a clip still decodes."""
         frames = np.stack([render_frame(clip, i) for i in range(NUM_FRAMES)])
         self._facts.append(digest_json([name, digest_bytes(frames.tobytes())]))
-        write_atomic(self.folder / "clips" / f"{name}.mp4", encode_mp4(clip))
+        path, data = self.folder / "clips" / f"{name}.mp4", encode_mp4(clip)
+        write_atomic(path, data)
+        self._files[path.relative_to(self.folder).as_posix()] = digest_bytes(data)
 
     def close(self) -> str:
         """Write DATASET.json last: without it the dataset does not exist."""

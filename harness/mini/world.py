@@ -101,8 +101,9 @@ class Scene:
 def split_of(key: object) -> Split:
     """The split that owns an arrangement: 1 in 8 test, 1 in 8 dev, the rest train.
 
-    It depends on what is in the scene and where, not on the background or the seed, so no arrangement
-    can ever occur in two splits.
+    It depends on what is in the scene and where, in the order of the list, not on the background or the
+    seed, so no arrangement can ever occur in two splits. Small objects listed in another order are another
+    arrangement of the same picture; tests/test_mini_world.py shows that no dataset shares a picture.
     """
     octant = hashlib.sha256(repr(key).encode()).digest()[0] % 8
     return "test" if octant == 0 else "dev" if octant == 1 else "train"
