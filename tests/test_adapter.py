@@ -84,7 +84,7 @@ def test_a_packed_row_is_its_exchanges_one_by_one(llm):
             out = llm.model(inputs_embeds=embeds).logits[0]
             alone.append(out[-len(answer) - 1 : -1])
     assert labels.tolist() == [i for _, answer in exchanges for i in answer]
-    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_the_loss_is_that_of_separate_sequences(llm):

@@ -46,7 +46,10 @@ def test_a_killed_worker_is_a_resource_error():
 
 
 def test_interruption_stops_the_workers():
+    workers = []
+
     def stop(done, total):
+        workers.extend(executor._pool._processes)
         raise KeyboardInterrupt
 
     began = time.monotonic()
@@ -54,6 +57,9 @@ def test_interruption_stops_the_workers():
         executor.run([(tick, {})], stop)
     assert time.monotonic() - began < 15
     assert executor._pool is None
+    assert len(workers) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(workers[0], 0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness import answers as answers_module, stages
+from harness import answers as answers_module, run as run_module, stages
 from harness.adapter import train as train_module
 from harness.bundle import find_bundles, read_bundle, write_bundle
 from harness.digest import digest_file
@@ -243,6 +243,52 @@ def test_an_encoder_that_moves_between_stages_is_refused(tiny, first, known, new
         carry_out(tiny, new_home)
     assert caught.value.exit_code == 8
     assert not new_home.results.exists()
+
+
+@pytest.mark.parametrize("kind", ["seed", "probe"])
+def test_weights_that_change_after_extraction_are_refused(tiny, first, known, new_home, monkeypatch, kind):
+    """A checkpoint replaced on disk while adapters are trained and probes are fitted."""
+    share_cache(new_home, first)
+    job = getattr(run_module, f"{kind}_job")
+
+    def with_other_weights(**arguments):
+        return {**job(**arguments), "encoder_weights": "0" * 64}
+
+    monkeypatch.setattr(run_module, f"{kind}_job", with_other_weights)
+    with pytest.raises(IntegrityError, match="not frozen") as caught:
+        carry_out(tiny, new_home)
+    assert caught.value.exit_code == 8
+    assert not new_home.results.exists()
+
+
+def test_jobs_say_which_weights_they_ended_with(tiny, first):
+    plan = plan_in(tiny, first)
+    known = {"subject": plan.subject, "tasks": plan.tasks, "progress": lambda *_: None}
+    weights = stages.open_subject(plan.subject).weight_digest()
+    assert answers_module.seed_job(**known, seed=0, batch=64)["encoder_weights"] == weights
+    assert answers_module.probe_job(**known, name="eyechart_mini_probe")["encoder_weights"] == weights
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "other columns"])
+def test_damaged_answers_are_one_error_and_then_given_again(tiny, first, known, new_home, damage):
+    shutil.copytree(first.root / "cache", new_home.root / "cache")
+    kept = bundles_of(first)["eyechart_mini_vqa", 0].answers
+    path = next(p for p in new_home.answers.glob("*.parquet") if answers_module.read_answers(p) == kept)
+    data = path.read_bytes()
+    if damage == "other columns":
+        table = pq.read_table(path)
+        pq.write_table(table.rename_columns(["id", *table.column_names[1:]]), path)
+    else:
+        middle = data.index(kept[0].prompt_hash.encode()) if kept[0].prompt_hash.encode() in data else 60
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        path.write_bytes(data[:-20] if damage == "cut short" else flipped)
+    with pytest.raises(IntegrityError) as caught:
+        carry_out(tiny, new_home)
+    assert path.name in caught.value.line()
+    assert "run the same command again" in caught.value.line().lower()
+    assert path.with_name(path.name + ".corrupt").exists()
+    carry_out(tiny, new_home)
+    assert contents(new_home.results) == contents(first.results)
 
 
 def test_an_unfrozen_tensor_is_refused(tiny, new_home):
