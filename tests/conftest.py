@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 OFFLINE = ROOT / "tests" / "offline"
+
+# A runner started in the background (nohup, `&` in a script) ignores Ctrl-C, and every child inherits that:
+# the tests of interruption would then test nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything imports numpy or torch: thread counts change the order of sums, hence last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
