@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from harness import commands
 from harness.bundle import find_bundles
 from harness.cli import main
+from harness.errors import InternalError
 
 if "tiny_run" not in sys.modules:
     _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
@@ -183,6 +185,68 @@ def test_a_fault_of_ours_is_one_line_and_a_file(tiny, started, capsys, monkeypat
     (report,) = tmp_path.glob("eyechart-bug-*.txt")
     assert str(report) in line
     assert "ValueError: two" in report.read_text()
+
+
+def test_a_fault_in_a_worker_or_the_scorer_keeps_its_traceback(capsys, monkeypatch, tmp_path):
+    def broken(arguments):
+        error = InternalError("a job failed (KeyError)", found="'label'")
+        error.add_note("Traceback of the worker: line 7")
+        raise error
+
+    monkeypatch.setattr(commands, "plan", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["plan", "a.toml"]) == 10
+    (report,) = tmp_path.glob("eyechart-bug-*.txt")
+    assert complaint(capsys) == (
+        f"eyechart: a job failed (KeyError): found 'label'. The traceback is in {report}."
+    )
+    assert "Traceback of the worker: line 7" in report.read_text()
+
+
+def test_a_traceback_that_finds_no_place_is_still_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "plan", lambda arguments: 1 // 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert main(["plan", "a.toml"]) == 10
+    assert "ZeroDivisionError" in complaint(capsys)
+
+
+def test_memory_that_is_too_small(capsys, monkeypatch):
+    def exhaust(arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(commands, "plan", exhaust)
+    assert main(["plan", "a.toml"]) == 6
+    assert "memory" in complaint(capsys)
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    """`eyechart status … | head -1` ends quietly."""
+    script = (
+        "import sys; from harness import cli, commands\n"
+        "def talk(*_):\n"
+        "    for i in range(100_000):\n"
+        "        print('a line of a long table', i)\n"
+        "commands.plan = talk\n"
+        "sys.exit(cli.main(['plan', 'a.toml']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "a line of a long table 0\n"
+        child.stdout.close()
+        err = child.stderr.read()
+    assert (child.returncode, err) == (0, "")
+
+
+def test_an_error_does_not_hang_on_to_a_progress_line(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main(["plan", "absent.toml"]) == 2
+    assert terminal.getvalue().startswith("\r\x1b[2Keyechart: ")
 
 
 def test_one_flipped_bit_stops_the_ingest(finished, capsys):

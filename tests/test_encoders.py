@@ -16,7 +16,7 @@ from harness.encoders import open_encoder
 from harness.encoders.architectures import ARCHITECTURES
 from harness.encoders.base import ENCODE_CHUNK
 from harness.encoders.safetensors_load import read_header
-from harness.errors import InternalError, SubmissionError, UnsafeInputError
+from harness.errors import IntegrityError, InternalError, SubmissionError, UnsafeInputError
 from harness.records import InputSpec, Source, Submission, WeightFile
 
 TRANSFORMER = dict(
@@ -172,7 +172,7 @@ def test_encoder_is_frozen_and_its_digest_sees_one_changed_weight(resnet):
     parameter.data[0, 0, 0, 0] += 1e-3
     assert encoder.weight_digest() != before
     parameter.requires_grad_(True)
-    with pytest.raises(SubmissionError, match="encoder is not frozen"):
+    with pytest.raises(IntegrityError, match="encoder is not frozen"):
         encoder.weight_digest()
 
 

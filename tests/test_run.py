@@ -18,7 +18,7 @@ from harness import answers as answers_module, run as run_module, stages
 from harness.adapter import train as train_module
 from harness.bundle import find_bundles, read_bundle, write_bundle
 from harness.digest import digest_file
-from harness.errors import DatasetError, IntegrityError, SubmissionError
+from harness.errors import DatasetError, IntegrityError
 from harness.features import FeatureSet
 from harness.plan import make_plan
 
@@ -291,11 +291,14 @@ def test_damaged_answers_are_one_error_and_then_given_again(tiny, first, known, 
     assert contents(new_home.results) == contents(first.results)
 
 
-def test_an_unfrozen_tensor_is_refused(tiny, new_home):
+def test_an_unfrozen_tensor_is_refused(tiny, new_home, monkeypatch):
     opened = stages.open_subject(plan_in(tiny, new_home).subject)
     next(opened.module.parameters()).requires_grad_(True)
-    with pytest.raises(SubmissionError):
-        opened.weight_digest()
+    monkeypatch.setattr(stages, "open_subject", lambda subject: opened)
+    with pytest.raises(IntegrityError, match="not frozen: found 1 trainable") as caught:
+        carry_out(tiny, new_home)
+    assert caught.value.exit_code == 8
+    assert not new_home.results.exists()
 
 
 def test_a_corrupt_image_behind_sound_hashes_is_a_dataset_error(tiny, new_home):

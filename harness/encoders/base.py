@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.digest import digest_arrays
-from harness.errors import InternalError, SubmissionError
+from harness.errors import IntegrityError, InternalError, SubmissionError
 
 ENCODE_CHUNK = 64
 """Rows of every forward pass."""
@@ -89,11 +89,11 @@ def state_digest(module: nn.Module) -> str:
     """sha256 over a module's parameters and persistent buffers.
 
     Raises:
-        SubmissionError: a parameter could be trained, so that equal digests would prove nothing.
+        IntegrityError: a parameter could be trained, so that equal digests would prove nothing.
     """
     trainable = [name for name, p in module.named_parameters() if p.requires_grad]
     if trainable or module.training:
-        raise SubmissionError(
+        raise IntegrityError(
             "encoder is not frozen",
             found=f"{len(trainable)} trainable tensors: {', '.join(trainable[:1])}"
             if trainable
