@@ -28,6 +28,8 @@ from harness.stages import Subject, adapter_job, load_adapter, load_features, op
 Progress = Callable[[int, int], None]
 ANSWERS_VERSION = 1
 ENGINE = "hf"
+ANSWERS_A_STEP = 150
+"""Answers that take about as long as a training step (docs/performance.md); only the ETA depends on it."""
 
 
 def shuffled_rows(count: int, task: str, seed: int) -> NDArray[np.int64]:
@@ -119,13 +121,19 @@ def answers_file(subject: Subject, key: str) -> Path:
     return subject.home.answers / f"{key}.parquet"
 
 
+def seed_steps(protocol: Protocol, tasks: dict[str, Task]) -> int:
+    """What a seed's progress counts up to: training steps, and answers in their worth of steps."""
+    asked = [task.num_expected for task in tasks.values() if task.kind != "probe"]
+    return protocol.adapter.steps + sum(number // ANSWERS_A_STEP for number in asked)
+
+
 def seed_job(
     *, subject: Subject, tasks: dict[str, Task], seed: int, batch: int, progress: Progress
 ) -> dict[str, Any]:
     """Train the adapter of one seed, then answer every task with it; finished parts are found again."""
     asked = [task for task in tasks.values() if task.kind != "probe"]
     steps = subject.protocol.adapter.steps
-    total = steps + sum(task.num_expected for task in asked)
+    total = seed_steps(subject.protocol, tasks)
 
     def train_progress(done: int, _: int) -> None:
         progress(done, total)
@@ -140,7 +148,7 @@ def seed_job(
         split = open_split(task, subject.data, subject.protocol.video.frames)
         path = answers_file(subject, answers_key(subject, task, split, trained["key"], seed, ENGINE))
         if not path.is_file():
-            loaded = loaded or load_adapter(subject, tasks, encoder, seed)
+            loaded = loaded or load_adapter(subject, encoder, seed)
             features = load_features(subject, tasks, f"{task.name}:test", encoder)
             order = None
             if subject.submission.floor == "shuffled-image":
@@ -149,12 +157,12 @@ def seed_job(
             base = done
 
             def report(answered: int, _: int, base: int = base) -> None:
-                progress(base + answered, total)
+                progress(base + answered // ANSWERS_A_STEP, total)
 
             adapter, llm = loaded[0], loaded[1]
             answers = answer_with(llm, adapter, features, task, split, subject.protocol, order, batch, report)
             write_parquet(path, table_of_answers(answers))
-        done += task.num_expected
+        done += task.num_expected // ANSWERS_A_STEP
         progress(done, total)
         files[task.name], seconds[task.name] = str(path), time.monotonic() - began
     weights = encoder.weight_digest()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from harness.commands import RESULTS, ensure_suite
 from harness.errors import IncompleteError, IntegrityError, UsageError
@@ -171,10 +169,3 @@ def _tables(arguments: argparse.Namespace) -> int:
 
     print(report_markdown(find_home(arguments.home), RESULTS))
     return 0
-
-
-def copy_weights(source: Path, target: Path) -> None:
-    """Copy a trained model's files into the package."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors", "curve.json"):
-        shutil.copyfile(source / name, target / name)

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.answers import probe_job, read_answers, seed_job
+from harness.answers import probe_job, read_answers, seed_job, seed_steps
 from harness.bundle import count_scores, write_bundle
 from harness.data import open_split
 from harness.errors import DatasetError, IntegrityError
@@ -74,8 +74,7 @@ def run_plan(
     jobs: list[Any] = [(seed_job, {**context, "seed": s, "batch": batch}) for s in seeds]
     jobs += [(probe_job, {**context, "name": n}) for n in probes]
     protocol = plan.subject.protocol
-    asked = sum(t.num_expected for t in plan.tasks.values() if t.kind != "probe")
-    total = len(seeds) * (protocol.adapter.steps + asked) + len(probes) * (1 + len(protocol.seeds))
+    total = len(seeds) * seed_steps(protocol, plan.tasks) + len(probes) * (1 + len(protocol.seeds))
     outcome = timed("adapters and probes", "steps", jobs, total)
     _prove_frozen([*extracted, *(_later_proof(extracted, o) for o in outcome)])
     trained = dict(zip(seeds, outcome[: len(seeds)], strict=True))

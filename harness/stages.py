@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.adapter.llm import LanguageModel, load_llm
 from harness.adapter.module import Adapter
-from harness.adapter.train import Mixture, new_adapter, train_adapter
+from harness.adapter.train import Mixture, train_adapter
 from harness.cache import ArrayCache
 from harness.data import ClipFrames, EncodedImages, check_dataset, open_split, read_rows
 from harness.digest import digest_json
@@ -219,17 +219,17 @@ def adapter_job(
     }
 
 
-def load_adapter(
-    subject: Subject, tasks: dict[str, Task], encoder: Encoder, seed: int
-) -> tuple[Adapter, LanguageModel]:
+def load_adapter(subject: Subject, encoder: Encoder, seed: int) -> tuple[Adapter, LanguageModel]:
     """The trained adapter and language model of a seed, from the cache."""
     import torch
 
     arrays = ArrayCache(subject.home.adapters).read(adapter_key(subject, encoder, seed))
-    llm = load_llm(subject.protocol.llm)
-    adapter = new_adapter(llm, _load_mixture(subject, tasks, encoder), subject.protocol.adapter, seed)
     tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
-    adapter.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("adapter.")})
+    state = {k[8:]: v for k, v in tensors.items() if k.startswith("adapter.")}
+    llm = load_llm(subject.protocol.llm)
+    num_tokens, num_frames = len(state["position"]), len(state["frame_position"])
+    adapter = Adapter(encoder.width, num_tokens, num_frames, subject.protocol.adapter, llm)
+    adapter.load_state_dict(state)
     if trained := {k[4:]: v for k, v in tensors.items() if k.startswith("llm.")}:
         llm.model.load_state_dict(trained)
     return adapter.eval(), llm

@@ -66,13 +66,15 @@ class Leg:
     """Each scene is described as well as asked about."""
     by_token: bool
     """The loss is the mean over answer tokens, so that long answers lead; else over exchanges."""
+    schedule_steps: int = 0
+    """Length of the rate's schedule where the leg was cut short of it; 0: the leg's own."""
 
 
 # Questions come first. With descriptions from the start (30 tokens against an answer's two) the colour of an
 # object that only its shape names stayed a guess for 3,300 steps; alone it is learnt in a hundred.
 LEGS = (
     Leg(1_000, rate=1.0, clip_every=3, describe=False, by_token=False),
-    Leg(250, rate=0.6, clip_every=3, describe=True, by_token=False),
+    Leg(250, rate=0.6, clip_every=3, describe=True, by_token=False, schedule_steps=1_500),
     # Lookups stand by now; spelling and places come with the long answers.
     Leg(1_500, rate=1.0, clip_every=3, describe=True, by_token=True),
     # Boxes were right in 89 of 100 scenes; no leg had taught the choice about clips, so none are shown.
@@ -186,7 +188,7 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
     started = time.monotonic()
     for step in range(first, steps):
         leg, place = leg_at(step)
-        set_progress(optimisers, place, leg.steps, WARMUP, rate=leg.rate)
+        set_progress(optimisers, place, leg.schedule_steps or leg.steps, WARMUP, rate=leg.rate)
         rng = random.Random(derive_seed("mini-llm-step", seed, step))
         torch.manual_seed(derive_seed("mini-llm-noise", seed, step) % 2**31)
         is_clip = leg.clip_every > 0 and place % leg.clip_every == leg.clip_every - 1
