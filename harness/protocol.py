@@ -68,6 +68,7 @@ RULES: Rules = {
     (AdapterRecipe, "batch"): Rule(low=1, high=10**6),
     (AdapterRecipe, "lr"): Rule(high=10),
     (AdapterRecipe, "questions_per_image"): Rule(low=1, high=10**4),
+    (AdapterRecipe, "length_power"): Rule(low=0, high=1),
     (AdapterRecipe, "video_share"): Rule(high=1),
     (AdapterRecipe, "mixture_digest"): Rule(
         pattern=r"UNPINNED|[0-9a-f]{64}", expected="64 hex digits, or UNPINNED"

@@ -181,6 +181,9 @@ class AdapterRecipe:
     lr: float
     warmup_steps: int
     questions_per_image: int
+    """Questions asked about an image in a step beside its description, of as many kinds as there are."""
+    length_power: float
+    """A token of an answer of n tokens weighs n to minus this in the loss: 0 counts tokens, 1 answers."""
     video_share: float
     """Share of optimiser steps whose batch is clips, 0-1."""
     mixture: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, packed_loss
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, weighted_loss
 from harness.adapter.module import Adapter
 from harness.adapter.optim import orthogonalise, set_progress
-from harness.adapter.train import SAVE_EVERY, Mixture, train_adapter
+from harness.adapter.train import SAVE_EVERY, Mixture, _choose, train_adapter
 from harness.errors import DatasetError, IntegrityError, UsageError
 from harness.features import FeatureSet
 from harness.protocol import read_protocol
@@ -87,23 +88,25 @@ def test_a_packed_row_is_its_exchanges_one_by_one(llm):
     torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-def test_the_loss_is_that_of_separate_sequences(llm):
-    """Mean over answer tokens: two rows of several exchanges, against each exchange in a row of its own."""
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_loss_is_that_of_separate_sequences(llm, power):
+    """Two rows of several exchanges, against each exchange in a row of its own; 0 is the mean over tokens."""
     opening = llm.encode_prompt("").prefix
     visual = torch.randn(2, 5, llm.width, generator=torch.Generator().manual_seed(2))
     rows = [[encode_exchange(llm, *a) for a in asked] for asked in (ASKED, ASKED[:1])]
     with torch.no_grad():
-        together = packed_loss(llm, visual, opening, pack(rows, len(opening) + 5))
-        parts = []
+        logits, labels = packed_logits(llm, visual, opening, pack(rows, len(opening) + 5))
+        together = weighted_loss(logits, labels, rows, power)
+        total, weight = 0.0, 0.0
         for image, row in zip(visual, rows, strict=True):
             for tail, answer in row:
                 embeds = torch.cat([llm.embed(torch.tensor([opening])), image[None]], 1)
                 embeds = torch.cat([embeds, llm.embed(torch.tensor([[*tail, *answer]]))], 1)
-                logits = llm.model(inputs_embeds=embeds).logits[0, -len(answer) - 1 : -1]
-                parts.append(
-                    torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
-                )
-    assert float(together) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+                alone = llm.model(inputs_embeds=embeds).logits[0, -len(answer) - 1 : -1]
+                mean = torch.nn.functional.cross_entropy(alone, torch.tensor(answer))
+                total += float(mean) * len(answer) ** (1 - power)
+                weight += len(answer) ** (1 - power)
+    assert float(together) == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_a_question_does_not_see_its_neighbours(llm):
@@ -230,3 +233,20 @@ def test_schedule():
     assert rates[0] == pytest.approx(0.2)
     assert rates[20] == pytest.approx(2.0)
     assert rates[-1] < 0.05
+
+
+def test_a_step_asks_one_question_of_each_kind_before_a_second_of_any():
+    said = [{"kind": "describe", "prompt": "d", "answer": "d"}]
+    said += [
+        {"kind": k, "prompt": f"{k}{i}", "answer": "a"} for k in ("video", "place", "rec") for i in (0, 1)
+    ]
+    first_two = set()
+    for seed in range(40):
+        chosen = _choose(said, 4, random.Random(seed))
+        assert chosen[0]["kind"] == "describe" and len(chosen) == 5
+        assert {c["kind"] for c in chosen[1:4]} == {"video", "place", "rec"}
+        assert len({c["prompt"] for c in chosen}) == 5
+        first_two.add((chosen[1]["prompt"], chosen[4]["kind"]))
+    assert len(first_two) > 8, "kinds and questions are drawn, not taken in order"
+    assert len(_choose(said, 99, random.Random(0))) == 7
+    assert [c["kind"] for c in _choose(said[1:3], 1, random.Random(0))] == ["video"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.adapter.llm import load_llm
-from harness.mini.proof import DEFAULT_NEEDED, overlap, prove
+from harness.mini.proof import DEFAULT_NEEDED, NEEDED, overlap, prove
 from harness.protocol import read_protocol
 
 
@@ -26,9 +26,9 @@ def test_boxes_from_perfect_text(shares):
     assert shares["rec"].share >= 0.90
 
 
-def test_clips_are_not_claimed(shares):
-    # Known and published: this model cannot compare frames. When it can, docs/mini.md must say so.
-    assert shares["video"].share < 0.3
+def test_clips_from_perfect_text(shares):
+    assert shares["video"].asked == 500
+    assert shares["video"].share >= NEEDED["video"] - 0.015
 
 
 def test_overlap():

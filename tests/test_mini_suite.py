@@ -17,8 +17,8 @@ from harness.errors import DatasetError, ResourceError
 from harness.files import write_json, write_parquet
 from harness.images import decode_clip
 from harness.mini import schemas, suite
-from harness.mini.clips import NUM_FRAMES, render_frame, sample_clips
-from harness.mini.language import DESCRIBE, STILL_KINDS
+from harness.mini.clips import MOVES, NUM_FRAMES, SHOWN_FRAMES, render_frame, sample_clips
+from harness.mini.language import CELLS, DESCRIBE, STILL_KINDS, describe_clip
 from harness.mini.world import SIDE, class_of, render, sample_scenes
 from harness.records import Task
 from harness.task import read_task
@@ -196,7 +196,14 @@ def test_the_mixture_describes_and_asks_about_training_scenes_only(written):
         assert set(kinds[1:]) <= set(STILL_KINDS) and len(set(asked)) == len(asked) > 4
     clips = rows_of(written[0], "mixture", "clips")
     assert len(clips) == COUNTS["NUM_MIXTURE_CLIPS"]
-    assert all(e["answer"] in prompts.LETTERS for row in clips for e in row["exchanges"])
+    movers = sample_clips("train", COUNTS["NUM_MIXTURE_CLIPS"], seed=107)
+    for row, clip in zip(clips, movers, strict=True):
+        said = row["exchanges"]
+        assert [e["kind"] for e in said] == ["describe", "video", "video", "place", "place"]
+        assert said[0]["answer"] == describe_clip(clip, SHOWN_FRAMES)
+        letters = [prompts.LETTERS[list(MOVES).index(m.move)] for m in clip.movers]
+        assert [e["answer"] for e in said[1:3]] == letters
+        assert all(e["answer"] in CELLS for e in said[3:])
     scenes = sample_scenes("train", COUNTS["NUM_MIXTURE"], seed=106)
     assert all(
         (png_pixels(r["image"]["bytes"]) == render(s)).all() for r, s in zip(rows, scenes, strict=True)
@@ -265,7 +272,7 @@ def test_one_other_frame_is_another_digest(written, tmp_path, monkeypatch):
 
 
 def test_the_version_is_part_of_the_digest(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "SUITE_VERSION", 2)
+    monkeypatch.setattr(suite, "SUITE_VERSION", suite.SUITE_VERSION + 1)
     assert suite._write_one("signs", tmp_path)[1] != written[1]["signs"]
 
 

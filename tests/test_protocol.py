@@ -50,6 +50,7 @@ batch = 48
 lr = 0.02
 warmup_steps = 20
 questions_per_image = 3
+length_power = 0.5
 video_share = 0.25
 mixture = "mini-mixture"
 mixture_digest = "UNPINNED"
@@ -144,7 +145,7 @@ MISTAKES = [
     ("folds = 2", "folds = 1", ["probe.folds", "out of range"]),
     ("folds = 2", "", ["probe.folds", "key missing"]),
     ("max_new_tokens = 32", "max_new_tokens = true", ["decoding.max_new_tokens", "whole number"]),
-    ("[probe]", "[probe", ["not valid TOML", "line 46"]),
+    ("[probe]", "[probe", ["not valid TOML", "line 47"]),
 ]
 
 

@@ -107,7 +107,20 @@ def packed_logits(
     return llm.model.lm_head(hidden[learnt]).float(), rows.labels[learnt]
 
 
-def packed_loss(llm: LanguageModel, visual: Tensor, opening: Sequence[int], rows: Packed) -> Tensor:
-    """Mean cross-entropy over all answer tokens of the batch."""
-    logits, labels = packed_logits(llm, visual, opening, rows)
-    return functional.cross_entropy(logits, labels)
+def weighted_loss(
+    logits: Tensor, labels: Tensor, rows: Sequence[Sequence[Exchange]], length_power: float
+) -> Tensor:
+    """Mean cross-entropy over answer tokens, a token of an answer of n tokens weighing n^-length_power.
+
+    0 is the plain mean over tokens, where long answers lead; 1 counts every exchange alike.
+
+    Args:
+        logits: (M, V) of the answer tokens, in the order of `rows`.
+        labels: (M,) int64.
+        rows: the exchanges that were packed.
+        length_power: 0 to 1.
+    """
+    each = functional.cross_entropy(logits, labels, reduction="none")
+    share = [len(e.answer) ** -length_power for row in rows for e in row for _ in e.answer]
+    weights = torch.tensor(share)
+    return (each * weights).sum() / weights.sum()

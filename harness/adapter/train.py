@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.adapter.data import Exchange, encode_exchange, pack, packed_loss
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, weighted_loss
 from harness.adapter.llm import LanguageModel
 from harness.adapter.module import Adapter
 from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
@@ -67,12 +67,12 @@ def new_adapter(llm: LanguageModel, mixture: Mixture, recipe: AdapterRecipe, see
 
 
 def _choose(exchanges: Sequence[dict[str, str]], count: int, rng: random.Random) -> list[dict[str, str]]:
-    """The description, where there is one, and `count` questions of different kinds."""
-    kinds = list(dict.fromkeys(e["kind"] for e in exchanges))
+    """The description, where there is one, and `count` questions, of as many kinds as there are."""
     chosen = [e for e in exchanges if e["kind"] == "describe"]
-    asked = [k for k in kinds if k != "describe"]
-    drawn = rng.sample(asked, min(count, len(asked)))
-    return chosen + [rng.choice([e for e in exchanges if e["kind"] == kind]) for kind in drawn]
+    asked = rng.sample(others := [e for e in exchanges if e["kind"] != "describe"], len(others))
+    # A stable sort: first one question of each kind, then the second ones, each in random order.
+    turn = {id(e): sum(o["kind"] == e["kind"] for o in asked[:i]) for i, e in enumerate(asked)}
+    return chosen + sorted(asked, key=lambda e: turn[id(e)])[:count]
 
 
 class _Batches:
@@ -88,7 +88,9 @@ class _Batches:
         rng = random.Random(derive_seed("adapter-batch", self._seed, step))
         if self._every and step % self._every == self._every - 1:
             rows = rng.sample(range(len(self._mixture.clips)), self._recipe.batch)
-            said = [rng.sample(self._mixture.clip_exchanges[i], 2) for i in rows]
+            said = [
+                _choose(self._mixture.clip_exchanges[i], self._recipe.questions_per_image, rng) for i in rows
+            ]
             tokens = self._mixture.clips[rows]
         else:
             rows = rng.sample(range(len(self._mixture.stills.tokens)), self._recipe.batch)
@@ -146,7 +148,9 @@ def train_adapter(
         tokens, exchanges = batches(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
             visual = adapter(tokens)
-            loss = packed_loss(llm, visual, opening, pack(exchanges, len(opening) + visual.shape[1]))
+            rows = pack(exchanges, len(opening) + visual.shape[1])
+            logits, labels = packed_logits(llm, visual, opening, rows)
+        loss = weighted_loss(logits, labels, exchanges, recipe.length_power)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in optimisers:

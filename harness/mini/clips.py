@@ -32,6 +32,8 @@ NUM_FRAMES = 8
 SPEED = 4
 """Pixels a frame."""
 FPS = 8
+SHOWN_FRAMES = (1, 3, 5, 7)
+"""Of NUM_FRAMES, those that the mini protocol shows: the centre of each quarter."""
 MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
 
 
@@ -52,9 +54,12 @@ class Mover:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Two movers (the later one is drawn on top) and the seed of the background."""
+    """Two movers, the later one drawn on top, and the background's seed.
 
-    movers: tuple[Mover, Mover]
+    Exercises of the language model may have one mover only.
+    """
+
+    movers: tuple[Mover, ...]
     background: int
 
 
@@ -94,6 +99,9 @@ def encode_mp4(clip: Clip) -> bytes:
         stream.options = {"qscale": "2", "b": "4M"}
         # One thread and no encoder banner: the bytes must not depend on the machine.
         stream.codec_context.thread_count = 1
+        # Key frames only: a predicted frame carries a trail of where its object came from, and one frame
+        # would then tell the direction.
+        stream.codec_context.gop_size = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         for i in range(NUM_FRAMES):
             picture = av.VideoFrame.from_ndarray(render_frame(clip, i), format="rgb24")

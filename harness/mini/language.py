@@ -103,18 +103,38 @@ def _ask_existence(scene: Scene, thing: Thing, rng: random.Random) -> Question:
 
 
 def ask_clip(clip: Clip, rng: random.Random, which: int | None = None) -> Choice:
-    """Which way one of the two objects moves; the five options are shuffled."""
-    mover = clip.movers[rng.randrange(2) if which is None else which]
-    options = list(MOVES)
-    rng.shuffle(options)
+    """Which way one of the objects moves, among the five moves in their fixed order.
+
+    The options are not shuffled: a model of this size does not learn to match a word with its letter, and the
+    question is what it sees. Directions are drawn evenly, so every letter is the right one equally often.
+    """
+    mover = clip.movers[rng.randrange(len(clip.movers)) if which is None else which]
+    options = tuple(MOVES)
     text = f"which way does the {mover.thing.color} {mover.thing.shape} move?"
     lines = [text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))]
-    return Choice(text, tuple(options), options.index(mover.move), "\n".join(lines))
+    return Choice(text, options, options.index(mover.move), "\n".join(lines))
 
 
-def describe_clip(clip: Clip) -> str:
-    """Both objects and their directions in words, in the order of their colours and shapes."""
-    lines = [f"{m.thing.color} {m.thing.shape} {m.move}" for m in clip.movers]
+def ask_cell(scene: Scene, rng: random.Random) -> Question:
+    """In which cell one of the objects is: an exercise of the language model only."""
+    thing = rng.choice(scene.things)
+    text = f"where is the {thing.color} {thing.shape}?"
+    return Question("cell", text, text, CELLS[cell_of(thing)])
+
+
+def ask_place(clip: Clip, rng: random.Random, frames: tuple[int, ...]) -> Question:
+    """In which cell one of the objects is in one of the shown frames."""
+    mover, shown = rng.choice(clip.movers), rng.randrange(len(frames))
+    text = f"where is the {mover.thing.color} {mover.thing.shape} in f{shown + 1}?"
+    return Question("place", text, text, CELLS[cell_of(mover.at(frames[shown]))])
+
+
+def describe_clip(clip: Clip, frames: tuple[int, ...]) -> str:
+    """One line an object, by colour and shape: its cell in each shown frame, then its direction."""
+    lines = []
+    for mover in clip.movers:
+        cells = "".join(CELLS[cell_of(mover.at(frame))] for frame in frames)
+        lines.append(f"{mover.thing.color} {mover.thing.shape} {cells} {mover.move}")
     return "\n".join(sorted(lines))
 
 

@@ -12,25 +12,27 @@ import harness.torchvision_shim  # noqa: F401  (must precede transformers)
 import json
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits
+from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, weighted_loss
 from harness.adapter.llm import LanguageModel
 from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
 from harness.files import write_atomic
-from harness.mini.clips import sample_clips
+from harness.mini.clips import MOVES, NUM_FRAMES, SHOWN_FRAMES, SPEED, Clip, Mover, sample_clips
 from harness.mini.language import (
     DESCRIBE,
     DESCRIBE_CLIP,
     STILL_KINDS,
     ask,
+    ask_cell,
     ask_clip,
+    ask_place,
     clip_map,
     describe,
     describe_clip,
@@ -38,19 +40,23 @@ from harness.mini.language import (
 )
 from harness.mini.textmap import embed_maps, encode_maps
 from harness.mini.tokenizer import build_tokenizer
-from harness.mini.world import sample_scenes
+from harness.mini.world import Scene, sample_scenes
 from harness.prompts import LETTERS
 from harness.seeds import derive_seed
 
 WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 384
-BATCH = 48
-QUESTIONS = 7
-CLIP_FRAMES = (1, 3, 5, 7)
-"""The frames that the protocol's rule picks from eight: the centre of each quarter."""
+NUM_STILLS, NUM_CLIPS = 32, 16
+"""Rows of a step. Both in every step: Muon's steps are of one size, so in turns each would undo the other."""
+QUESTIONS, PLACES, LOOKS = 7, 4, 2
+"""Questions about a scene; about where things are in a clip; about what they look like there."""
 MUON_LR, ADAM_LR, WARMUP = 0.02, 3e-3, 50
 MAX_NOISE = 0.4
 """Noise on the map, in standard deviations of the embedding table; half of the rows get none."""
 LOG_EVERY, SAVE_EVERY = 50, 250
+
+
+LOOKUPS = ("color", "shape", "pattern", "cell")
+ASKED = (*STILL_KINDS, "cell")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +66,30 @@ class Leg:
     steps: int
     rate: float
     """Factor on both learning rates."""
-    clip_every: int
-    """Every so many steps the batch is clips; 0 for none."""
+    kinds: tuple[str, ...]
+    """What is asked."""
     describe: bool
-    """Each scene is described as well as asked about."""
-    by_token: bool
-    """The loss is the mean over answer tokens, so that long answers lead; else over exchanges."""
-    schedule_steps: int = 0
-    """Length of the rate's schedule where the leg was cut short of it; 0: the leg's own."""
+    """Each scene and clip is described as well as asked about."""
+    single: float
+    """Share of the clips that show one object: which way it goes is then learnt without looking it up."""
+    inside: bool
+    """Such an object does not leave the picture."""
+    shorten: bool
+    """Which way an object goes is also asked with none or some of the options, so that its name is near."""
+    length_power: float
+    """A token of an answer of n tokens weighs n to minus this: 1 counts exchanges, 0 tokens."""
 
 
-# Questions come first. With descriptions from the start (30 tokens against an answer's two) the colour of an
-# object that only its shape names stayed a guess for 3,300 steps; alone it is learnt in a hundred.
+# Looking up comes first and alone: with descriptions from the start (30 tokens against an answer's two) the
+# colour of an object that only its shape names stayed a guess for 3,300 steps. Clips begin with one object
+# inside the picture, whose place already tells something about its way; two objects and the wrapping follow.
 LEGS = (
-    Leg(1_000, rate=1.0, clip_every=3, describe=False, by_token=False),
-    Leg(250, rate=0.6, clip_every=3, describe=True, by_token=False, schedule_steps=1_500),
-    # Lookups stand by now; spelling and places come with the long answers.
-    Leg(1_500, rate=1.0, clip_every=3, describe=True, by_token=True),
-    # Boxes were right in 89 of 100 scenes; no leg had taught the choice about clips, so none are shown.
-    Leg(400, rate=0.5, clip_every=0, describe=True, by_token=True),
+    Leg(400, 1.0, LOOKUPS, describe=False, single=1.0, inside=True, shorten=False, length_power=1.0),
+    Leg(350, 1.0, ASKED, describe=False, single=0.5, inside=True, shorten=False, length_power=1.0),
+    Leg(500, 0.4, ASKED, describe=True, single=0.5, inside=True, shorten=False, length_power=0.5),
+    Leg(750, 0.5, ASKED, describe=True, single=0.1, inside=False, shorten=False, length_power=0.5),
+    Leg(1_250, 0.5, ASKED, describe=True, single=0.05, inside=False, shorten=False, length_power=0.5),
+    Leg(1_000, 0.4, ASKED, describe=True, single=0.05, inside=False, shorten=True, length_power=0.5),
 )
 STEPS = sum(leg.steps for leg in LEGS)
 
@@ -115,62 +126,123 @@ def build_llm(seed: int = 0) -> LanguageModel:
     return LanguageModel(Qwen2ForCausalLM(config), tokenizer)
 
 
+MOVE_KINDS = ("video", "video_short", "video_single", "video_single_short")
+CLIP_KINDS = (*MOVE_KINDS, "place", "clip_look", "describe_clip")
+
+
 class _Kinds:
     """Running error of each question kind, and how often it is asked."""
 
     def __init__(self) -> None:
-        self.error = dict.fromkeys((*STILL_KINDS, "describe", "video", "describe_clip"), 1.0)
+        self.error = dict.fromkeys((*STILL_KINDS, "cell", "describe", *CLIP_KINDS), 1.0)
 
-    def choose(self, rng: random.Random) -> str:
+    def choose(self, rng: random.Random, leg: Leg) -> str:
+        """A kind of still question."""
+        kinds = [kind for kind in (*STILL_KINDS, "cell") if kind in leg.kinds]
         # A box counts as right here only to the last step of 1/32, so its error says little.
-        weights = [0.6 if kind == "rec" else 0.2 + self.error[kind] for kind in STILL_KINDS]
-        return rng.choices(STILL_KINDS, weights)[0]
+        weights = [0.6 if kind == "rec" else 0.2 + self.error[kind] for kind in kinds]
+        return rng.choices(kinds, weights)[0]
 
     def note(self, kind: str, wrong: float) -> None:
         self.error[kind] += 0.01 * (wrong - self.error[kind])
 
 
-def _still_rows(
-    llm: LanguageModel, rng: random.Random, kinds: _Kinds, leg: Leg
-) -> tuple[list[Any], list[list[Exchange]], list[list[str]]]:
-    """Maps, packed exchanges and the kind of each exchange, for one batch of scenes."""
-    scenes = sample_scenes("train", BATCH, seed=rng.randrange(2**40))
-    rows, names = [], []
-    for scene in scenes:
+class _Part(NamedTuple):
+    """Rows that share one shape: maps, exchanges, and the kind of each exchange."""
+
+    maps: list[list[list[str]]]
+    rows: list[list[Exchange]]
+    names: list[list[str]]
+
+
+def _still_part(llm: LanguageModel, rng: random.Random, kinds: _Kinds, leg: Leg) -> _Part:
+    part = _Part([], [], [])
+    for scene in sample_scenes("train", NUM_STILLS, seed=rng.randrange(2**40)):
         row = [encode_exchange(llm, DESCRIBE, describe(scene))] if leg.describe else []
         name = ["describe"] if leg.describe else []
         while name.count("describe") + QUESTIONS > len(row):
-            question = ask(scene, kinds.choose(rng), rng)
+            kind = kinds.choose(rng, leg)
+            question = ask_cell(scene, rng) if kind == "cell" else ask(scene, kind, rng)
             if question is not None:
                 row.append(encode_exchange(llm, question.prompt, question.answer))
                 name.append(question.kind)
-        rows.append(row)
-        names.append(name)
-    return [text_map(s) for s in scenes], rows, names
+        part.maps.append(text_map(scene))
+        part.rows.append(row)
+        part.names.append(name)
+    return part
 
 
-def _clip_rows(
-    llm: LanguageModel, rng: random.Random
-) -> tuple[list[Any], list[list[Exchange]], list[list[str]]]:
-    clips = sample_clips("train", BATCH, seed=rng.randrange(2**40))
-    rows = []
-    for clip in clips:
-        asked = [ask_clip(clip, rng, which) for which in (0, 1, 0, 1)]
-        row = [encode_exchange(llm, q.prompt, LETTERS[q.answer]) for q in asked]
-        rows.append([*row, encode_exchange(llm, DESCRIBE_CLIP, describe_clip(clip))])
-    return [clip_map(c, CLIP_FRAMES) for c in clips], rows, [["video"] * 4 + ["describe_clip"]] * BATCH
+def _stays_inside(mover: Mover) -> bool:
+    """It does not leave on one side to enter on the other."""
+    first, last = mover.thing, mover.at(NUM_FRAMES - 1)
+    dx, dy = (d * SPEED * (NUM_FRAMES - 1) for d in MOVES[mover.move])
+    return (last.x - first.x, last.y - first.y) == (dx, dy)
 
 
-def _note_errors(
-    kinds: _Kinds, rows: list[list[Exchange]], names: list[list[str]], right: torch.Tensor
-) -> None:
-    """Charge each exchange's kind with whether all its answer tokens were right."""
-    position = 0
-    for row, name in zip(rows, names, strict=True):
+def _exercise(clips: Iterator[Clip], rng: random.Random, leg: Leg) -> Clip:
+    """The next clip, or one of its objects alone.
+
+    Alone it stays inside the picture: where it is then already tells something about where it goes, a first
+    step towards comparing frames. With two objects, as in the task, one frame tells nothing.
+    """
+    clip = next(clips)
+    if rng.random() >= leg.single:
+        return clip
+    while leg.inside and not _stays_inside(clip.movers[0]):
+        clip = next(clips)
+    return replace(clip, movers=clip.movers[:1])
+
+
+def _clip_part(llm: LanguageModel, rng: random.Random, leg: Leg) -> _Part:
+    part = _Part([], [], [])
+    clips = iter(sample_clips("train", 8 * NUM_CLIPS, seed=rng.randrange(2**40)))
+    for _ in range(NUM_CLIPS):
+        clip = _exercise(clips, rng, leg)
+        row, name = [], []
+        for _ in range(PLACES):
+            place = ask_place(clip, rng, SHOWN_FRAMES)
+            row.append(encode_exchange(llm, place.prompt, place.answer))
+            name.append("place")
+        still = Scene(tuple(mover.thing for mover in clip.movers), None, clip.background)
+        for _ in range(LOOKS):
+            look = ask(still, rng.choice(("color", "shape", "pattern")), rng)
+            if look is not None:
+                row.append(encode_exchange(llm, look.prompt, look.answer))
+                name.append("clip_look")
+        for which in range(len(clip.movers)):
+            choice = ask_clip(clip, rng, which)
+            kind = "video" if len(clip.movers) > 1 else "video_single"
+            lines = choice.prompt.split("\n")
+            for shown in (1, rng.randrange(1, len(lines)), len(lines)) if leg.shorten else (len(lines),):
+                row.append(encode_exchange(llm, "\n".join(lines[:shown]), LETTERS[choice.answer]))
+                name.append(kind if shown == len(lines) else f"{kind}_short")
+        if leg.describe:
+            row.append(encode_exchange(llm, DESCRIBE_CLIP, describe_clip(clip, SHOWN_FRAMES)))
+            name.append("describe_clip")
+        part.maps.append(clip_map(clip, SHOWN_FRAMES))
+        part.rows.append(row)
+        part.names.append(name)
+    return part
+
+
+def _learn_part(llm: LanguageModel, part: _Part, leg: Leg, kinds: _Kinds) -> float:
+    """Add the gradient of one part of the batch; returns its loss."""
+    visual = embed_maps(llm, encode_maps(llm, part.maps))
+    strength = (torch.rand(len(part.maps), 1, 1) * 2 - 1).clamp(min=0) * MAX_NOISE
+    visual = visual + torch.randn_like(visual) * strength * llm.embed(torch.arange(5)).detach().std()
+    opening = llm.encode_prompt(DESCRIBE).prefix
+    with torch.autocast("cpu", torch.bfloat16):
+        packed = pack(part.rows, len(opening) + visual.shape[1])
+        logits, labels = packed_logits(llm, visual, opening, packed)
+    loss = weighted_loss(logits, labels, part.rows, leg.length_power)
+    (loss * len(part.maps) / (NUM_STILLS + NUM_CLIPS)).backward()  # type: ignore[no-untyped-call]
+    right, position = logits.argmax(1) == labels, 0
+    for row, name in zip(part.rows, part.names, strict=True):
         for exchange, kind in zip(row, name, strict=True):
             length = len(exchange.answer)
             kinds.note(kind, 0.0 if bool(right[position : position + length].all()) else 1.0)
             position += length
+    return float(loss.detach())
 
 
 def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
@@ -184,31 +256,20 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
     record = json.loads(curve_file.read_text()) if first else {"curve": [], "error": None}
     kinds = _Kinds()
     kinds.error |= record["error"] or {}
-    opening = llm.encode_prompt(DESCRIBE).prefix
     started = time.monotonic()
     for step in range(first, steps):
         leg, place = leg_at(step)
-        set_progress(optimisers, place, leg.schedule_steps or leg.steps, WARMUP, rate=leg.rate)
+        set_progress(optimisers, place, leg.steps, WARMUP, rate=leg.rate)
         rng = random.Random(derive_seed("mini-llm-step", seed, step))
         torch.manual_seed(derive_seed("mini-llm-noise", seed, step) % 2**31)
-        is_clip = leg.clip_every > 0 and place % leg.clip_every == leg.clip_every - 1
-        maps, rows, names = _clip_rows(llm, rng) if is_clip else _still_rows(llm, rng, kinds, leg)
-        visual = embed_maps(llm, encode_maps(llm, maps))
-        strength = (torch.rand(BATCH, 1, 1) * 2 - 1).clamp(min=0) * MAX_NOISE
-        visual = visual + torch.randn_like(visual) * strength * llm.embed(torch.arange(5)).detach().std()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, labels = packed_logits(llm, visual, opening, pack(rows, len(opening) + visual.shape[1]))
-        share = [1.0 if leg.by_token else 1 / len(e.answer) for row in rows for e in row for _ in e.answer]
-        weights = torch.tensor(share)
-        loss = (functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _learn_part(llm, _still_part(llm, rng, kinds, leg), leg, kinds)
+        clip_loss = _learn_part(llm, _clip_part(llm, rng, leg), leg, kinds)
         nn.utils.clip_grad_norm_(llm.model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        _note_errors(kinds, rows, names, logits.argmax(1) == labels)
         if (step + 1) % LOG_EVERY == 0:
-            row = {"step": step + 1, "loss": round(float(loss.detach()), 4)}
+            row = {"step": step + 1, "loss": round(loss, 4), "clip_loss": round(clip_loss, 4)}
             row |= {f"right_{k}": round(1 - e, 4) for k, e in kinds.error.items()}
             record["curve"].append(row)
             print(

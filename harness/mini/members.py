@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.digest import digest_file
+from harness.errors import SubmissionError
 from harness.records import FloorKind, InputSpec, Objective, PretrainStage, Source, Submission, WeightFile
 from harness.submission import write_manifest
 
@@ -58,6 +59,13 @@ MEMBERS = tuple(
 
 
 def _files(folder: str, names: tuple[str, ...]) -> tuple[WeightFile, ...]:
+    for name in names:
+        if not (WEIGHTS / folder / name).is_file():
+            raise SubmissionError(
+                "weights of a zoo member are missing",
+                where=f"{folder}/{name}",
+                fix="restore them from git, or train them with `eyechart mini train`",
+            )
     return tuple(
         WeightFile(path=f"{folder}/{name}", sha256=digest_file(WEIGHTS / folder / name)) for name in names
     )
@@ -70,7 +78,9 @@ def _submission(
     if member is not None and floor is None:
         stages = (
             PretrainStage(
-                objective=member.objective, data=f"mini world, seed {member.seed}", images_seen=IMAGES_SEEN
+                objective=member.objective,
+                data=f"mini world, seed {member.seed}",
+                images_seen=IMAGES_SEEN,
             ),
         )
     arch = member.arch if member else ""

@@ -14,18 +14,17 @@ import torch
 
 from harness.adapter.llm import LanguageModel
 from harness.engines.hf import HFEngine, Request
-from harness.mini.clips import sample_clips
+from harness.mini.clips import SHOWN_FRAMES, sample_clips
 from harness.mini.language import STILL_KINDS, ask, ask_clip, clip_map, text_map
-from harness.mini.llm_train import CLIP_FRAMES
 from harness.mini.textmap import embed_maps, encode_maps
 from harness.mini.world import sample_scenes
 from harness.prompts import LETTERS
 from harness.seeds import derive_seed
 
-NEEDED = {"rec": 0.90, "video": 0.0}
+NEEDED = {"rec": 0.90, "video": 0.90}
 DEFAULT_NEEDED = 0.95
-"""Share of right answers each kind must reach; boxes count from IoU 0.5. Nothing is asked of clips: this
-model has not learnt to compare frames, so the video task is dead for every encoder, and the site says so."""
+"""Share of right answers each kind must reach; boxes count from IoU 0.5. Of clips less is asked, since two
+objects in one cell of a frame leave a sum of their words that belongs to neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def prove(llm: LanguageModel, num_scenes: int = 1000, batch: int = 128) -> list[
         rows.append(Shares(kind, len(asked), right))
     clips = sample_clips("dev", num_scenes, seed=202)
     choices = [ask_clip(c, rng) for c in clips]
-    clip_maps = encode_maps(llm, [clip_map(c, CLIP_FRAMES) for c in clips])
+    clip_maps = encode_maps(llm, [clip_map(c, SHOWN_FRAMES) for c in clips])
     texts = _answer(llm, clip_maps, [Request(i, q.prompt, LETTERS, 1) for i, q in enumerate(choices)], batch)
     right = sum(t == LETTERS[q.answer] for t, q in zip(texts, choices, strict=True))
     return [*rows, Shares("video", len(clips), right)]

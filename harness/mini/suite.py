@@ -25,13 +25,22 @@ from harness.digest import digest_bytes, digest_file, digest_json
 from harness.errors import DatasetError
 from harness.files import require_free, write_atomic, write_json, write_parquet
 from harness.mini import schemas
-from harness.mini.clips import NUM_FRAMES, Clip, encode_mp4, render_frame, sample_clips
-from harness.mini.language import DESCRIBE, VQA_KINDS, ask, ask_clip, describe
+from harness.mini.clips import NUM_FRAMES, SHOWN_FRAMES, Clip, encode_mp4, render_frame, sample_clips
+from harness.mini.language import (
+    DESCRIBE,
+    DESCRIBE_CLIP,
+    VQA_KINDS,
+    ask,
+    ask_clip,
+    ask_place,
+    describe,
+    describe_clip,
+)
 from harness.mini.world import NUM_CLASSES, SIDE, Scene, class_name, class_of, render, sample_scenes
 from harness.prompts import LETTERS
 from harness.seeds import derive_seed
 
-SUITE_VERSION = 1
+SUITE_VERSION = 2
 NUM_PROBE_TRAIN, NUM_PROBE_TEST = 8_000, 2_000
 NUM_VQA = 1_250
 NUM_SIGNS = NUM_REC = NUM_VIDEO = 1_000
@@ -225,6 +234,18 @@ def still_exchanges(scene: Scene, rng: random.Random) -> list[Row]:
     return exchanges
 
 
+def clip_exchanges(clip: Clip, rng: random.Random) -> list[Row]:
+    """What the mixture says about a clip: a description, both directions, two places."""
+    rows = [{"kind": "describe", "prompt": DESCRIBE_CLIP, "answer": describe_clip(clip, SHOWN_FRAMES)}]
+    for which in range(len(clip.movers)):
+        choice = ask_clip(clip, rng, which)
+        rows.append({"kind": "video", "prompt": choice.prompt, "answer": LETTERS[choice.answer]})
+    for _ in range(2):
+        place = ask_place(clip, rng, SHOWN_FRAMES)
+        rows.append({"kind": "place", "prompt": place.prompt, "answer": place.answer})
+    return rows
+
+
 def _write_mixture(writer: _Writer) -> None:
     """The adapter's training mixture: images with a description, questions and boxes; clips with choices."""
     rng = random.Random(derive_seed("mini-mixture"))
@@ -237,10 +258,8 @@ def _write_mixture(writer: _Writer) -> None:
     writer.split("train", rows, pictures, MIXTURE_SCHEMA)
     clip_rows = []
     for i, clip in enumerate(sample_clips("train", NUM_MIXTURE_CLIPS, seed=107)):
-        asked = [ask_clip(clip, rng, which) for which in (0, 1, 0, 1)]
-        exchanges = [{"kind": "video", "prompt": q.prompt, "answer": LETTERS[q.answer]} for q in asked]
         writer.clip(i, clip)
-        clip_rows.append({"video": i, "exchanges": exchanges})
+        clip_rows.append({"video": i, "exchanges": clip_exchanges(clip, rng)})
     writer.split("clips", clip_rows, [], MIXTURE_CLIP_SCHEMA)
 
 

@@ -39,6 +39,8 @@ _PHRASES = (
     "is there a",
     "which way does the",
     " move?",
+    "where is the",
+    " in",
     " thing?",
     *(f"\n{letter}. " for letter in LETTERS),
     " sign:",
@@ -47,8 +49,9 @@ _PHRASES = (
 
 def _pieces() -> list[str]:
     """All tokens in order, spaces written as ▁."""
+    # No token "no": it would split the signs that begin with it in another way than all others.
     words = [*SIZES, *PATTERNS, *COLORS, *SHAPES, "sign"]
-    alone = [*words, *PLACED_LETTERS, *MOVES, "yes", "no", "1", "2", "3", "4", *CELLS]
+    alone = [*words, *PLACED_LETTERS, *MOVES, "yes", "1", "2", "3", "4", *CELLS]
     alone += [f"f{i}" for i in range(1, 9)] + [f"{axis}{i}" for axis in "xy" for i in range(8)]
     inside = [f" {w}" for w in words] + [f" {axis}{i}" for axis in "xy" for i in range(8)]
     numbers = [f"{i / BOX_STEPS:.2f}" for i in range(BOX_STEPS + 1)]
