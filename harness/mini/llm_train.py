@@ -47,36 +47,41 @@ from harness.seeds import derive_seed
 WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 384
 NUM_STILLS, NUM_CLIPS = 32, 16
 """Rows of a step. Both in every step: Muon's steps are of one size, so in turns each would undo the other."""
-QUESTIONS, PLACES, LOOKS = 7, 4, 2
-"""Questions about a scene; about where things are in a clip; about what they look like there."""
+QUESTIONS = 7
 MUON_LR, ADAM_LR, WARMUP = 0.02, 3e-3, 50
 MAX_NOISE = 0.4
 """Noise on the map, in standard deviations of the embedding table; half of the rows get none."""
 LOG_EVERY, SAVE_EVERY = 50, 250
 
 
-LOOKUPS = ("color", "shape", "pattern", "cell")
+LOOKUPS = ("color", "shape", "pattern")
 ASKED = (*STILL_KINDS, "cell")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Leg:
     """A stretch of the training with its own learning-rate schedule."""
 
     steps: int
-    rate: float
+    schedule: int
+    """Steps of the rate's schedule; more than `steps` where the leg stops in the midst of it."""
+    rate: float = 0.5
     """Factor on both learning rates."""
-    kinds: tuple[str, ...]
-    """What is asked."""
-    describe: bool
+    kinds: tuple[str, ...] = ASKED
+    """What is asked about scenes."""
+    places: int = 2
+    """Questions about where things are in a clip."""
+    looks: int = 0
+    """Questions about what things look like in a clip."""
+    shorten: bool = False
+    """Which way an object goes is also asked with none or some of the options, so that its name is near."""
+    describe: bool = True
     """Each scene and clip is described as well as asked about."""
     single: float
     """Share of the clips that show one object: which way it goes is then learnt without looking it up."""
-    inside: bool
+    inside: bool = False
     """Such an object does not leave the picture."""
-    shorten: bool
-    """Which way an object goes is also asked with none or some of the options, so that its name is near."""
-    length_power: float
+    length_power: float = 0.5
     """A token of an answer of n tokens weighs n to minus this: 1 counts exchanges, 0 tokens."""
 
 
@@ -84,12 +89,31 @@ class Leg:
 # colour of an object that only its shape names stayed a guess for 3,300 steps. Clips begin with one object
 # inside the picture, whose place already tells something about its way; two objects and the wrapping follow.
 LEGS = (
-    Leg(400, 1.0, LOOKUPS, describe=False, single=1.0, inside=True, shorten=False, length_power=1.0),
-    Leg(350, 1.0, ASKED, describe=False, single=0.5, inside=True, shorten=False, length_power=1.0),
-    Leg(500, 0.4, ASKED, describe=True, single=0.5, inside=True, shorten=False, length_power=0.5),
-    Leg(750, 0.5, ASKED, describe=True, single=0.1, inside=False, shorten=False, length_power=0.5),
-    Leg(1_250, 0.5, ASKED, describe=True, single=0.05, inside=False, shorten=False, length_power=0.5),
-    Leg(1_000, 0.4, ASKED, describe=True, single=0.05, inside=False, shorten=True, length_power=0.5),
+    Leg(
+        steps=400,
+        schedule=400,
+        rate=1.0,
+        kinds=LOOKUPS,
+        describe=False,
+        single=1.0,
+        inside=True,
+        length_power=1.0,
+    ),
+    Leg(
+        steps=350,
+        schedule=800,
+        rate=1.0,
+        kinds=STILL_KINDS,
+        describe=False,
+        single=0.5,
+        inside=True,
+        length_power=1.0,
+    ),
+    Leg(steps=500, schedule=2_000, rate=0.4, kinds=STILL_KINDS, single=0.5, inside=True),
+    Leg(steps=500, schedule=1_500, single=0.2),
+    Leg(steps=250, schedule=2_250, single=0.1, places=4),
+    Leg(steps=1_250, schedule=2_000, single=0.05, places=4, looks=2),
+    Leg(steps=1_000, schedule=1_000, rate=0.4, single=0.05, places=4, looks=2, shorten=True),
 )
 STEPS = sum(leg.steps for leg in LEGS)
 
@@ -199,12 +223,12 @@ def _clip_part(llm: LanguageModel, rng: random.Random, leg: Leg) -> _Part:
     for _ in range(NUM_CLIPS):
         clip = _exercise(clips, rng, leg)
         row, name = [], []
-        for _ in range(PLACES):
+        for _ in range(leg.places):
             place = ask_place(clip, rng, SHOWN_FRAMES)
             row.append(encode_exchange(llm, place.prompt, place.answer))
             name.append("place")
         still = Scene(tuple(mover.thing for mover in clip.movers), None, clip.background)
-        for _ in range(LOOKS):
+        for _ in range(leg.looks):
             look = ask(still, rng.choice(("color", "shape", "pattern")), rng)
             if look is not None:
                 row.append(encode_exchange(llm, look.prompt, look.answer))
@@ -259,7 +283,7 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
     started = time.monotonic()
     for step in range(first, steps):
         leg, place = leg_at(step)
-        set_progress(optimisers, place, leg.steps, WARMUP, rate=leg.rate)
+        set_progress(optimisers, place, leg.schedule, WARMUP, rate=leg.rate)
         rng = random.Random(derive_seed("mini-llm-step", seed, step))
         torch.manual_seed(derive_seed("mini-llm-noise", seed, step) % 2**31)
         loss = _learn_part(llm, _still_part(llm, rng, kinds, leg), leg, kinds)
