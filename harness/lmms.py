@@ -31,7 +31,7 @@ from harness.digest import digest_json
 from harness.errors import DatasetError, EyechartError, IntegrityError, InternalError, UsageError
 from harness.files import read_json, read_parquet, write_parquet
 from harness.records import Score, Status, Task
-from harness.scoring import OFFLINE, SCORES_SCHEMA, ScoreJob
+from harness.scoring import OFFLINE, SCORES_SCHEMA, ScoreJob, end_with_parent
 from harness.task import TASKS, read_task
 
 __all__ = [
@@ -371,4 +371,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     raise SystemExit(main(sys.argv[1:]))

@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +86,24 @@ def score_in_process(
                 child.kill()
         if done != 0:
             raise _child_error(done, log.read_text(encoding="utf-8", errors="replace"))
+
+
+def end_with_parent(every: float = 1.0) -> None:
+    """End this process, unfinished, as soon as the one that started it is gone.
+
+    A parent that is killed outright cannot stop its scorer, which would write scores that nobody waits for.
+
+    Args:
+        every: seconds between two looks.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _follow(child: subprocess.Popen[str], total: int, progress: Callable[[int, int], None] | None) -> int:

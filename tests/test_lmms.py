@@ -6,7 +6,9 @@ import contextlib
 import importlib.util
 import io
 import random
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -400,3 +402,16 @@ def test_plain_lmms_eval_gives_the_same_scores(names, tmp_path, monkeypatch):
         assert plain == [s.score for s in scores]
         mean = sum(plain) / len(plain)
         assert out["results"][name][f"{task.metric},none"] == pytest.approx(mean, abs=1e-12)
+
+
+def test_a_scorer_ends_when_the_run_that_started_it_is_killed():
+    """The middle process stands for the run. Its output stays open for as long as its child lives."""
+    child = "from harness.scoring import end_with_parent; end_with_parent(0.05); import time; time.sleep(600)"
+    middle = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); "
+    middle += "print('started', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", middle]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert run.stdout.readline() == "started\n"
+    time.sleep(3)
+    run.kill()
+    assert run.communicate(timeout=30) == ("", None)
