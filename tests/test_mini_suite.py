@@ -2,7 +2,13 @@
 
 import io
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -274,6 +280,38 @@ def test_one_other_frame_is_another_digest(written, tmp_path, monkeypatch):
 def test_the_version_is_part_of_the_digest(written, tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "SUITE_VERSION", suite.SUITE_VERSION + 1)
     assert suite._write_one("signs", tmp_path)[1] != written[1]["signs"]
+
+
+def test_what_another_version_wrote_is_written_again(tmp_path):
+    root = tmp_path / "data"
+    digest = suite.write_suite(root, names=["digits"], workers=1)
+    note = json.loads((root / "digits" / NOTE).read_text())
+    for version in ({"suite_version": suite.SUITE_VERSION - 1}, {}):
+        facts = {k: note[k] for k in ("rows", "files")}
+        (root / "digits" / NOTE).write_text(json.dumps({**version, **facts, "digest": "0" * 64}))
+        assert suite.suite_digests(root) == {}
+        assert suite.write_suite(root, names=["digits"], workers=1) == digest
+    assert suite.suite_digests(root) == digest
+
+
+def test_an_interrupt_while_the_suite_is_written_leaves_no_trace_but_its_line(tmp_path):
+    command = [sys.executable, "-m", "harness.cli", "mini", "data", "--home", str(tmp_path)]
+    child = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not list(tmp_path.rglob("*-draft")) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors and "mini data" in errors
+    assert suite.suite_digests(tmp_path / "data" / "mini") == {}
 
 
 def test_a_dataset_without_its_note_does_not_exist(written, tmp_path, monkeypatch):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 from harness.data import NOTE, read_note
 from harness.digest import digest_bytes, digest_file, digest_json
 from harness.errors import DatasetError
-from harness.files import require_free, write_atomic, write_json, write_parquet
+from harness.files import read_json, require_free, write_atomic, write_json, write_parquet
 from harness.mini import schemas
 from harness.mini.clips import NUM_FRAMES, SHOWN_FRAMES, Clip, encode_mp4, render_frame, sample_clips
 from harness.mini.language import (
@@ -94,7 +95,8 @@ class _Writer:
     def close(self) -> str:
         """Write DATASET.json last: without it the dataset does not exist."""
         digest = digest_json({"version": SUITE_VERSION, "facts": self._facts})
-        write_json(self.folder / NOTE, {"digest": digest, "rows": self._rows, "files": self._files})
+        facts = {"digest": digest, "rows": self._rows, "files": self._files}
+        write_json(self.folder / NOTE, {"suite_version": SUITE_VERSION, **facts})
         return digest
 
 
@@ -288,8 +290,14 @@ def _write_one(name: str, root: Path) -> tuple[str, str]:
 
 
 def suite_digests(root: Path) -> dict[str, str]:
-    """Digest of each dataset that is there."""
-    return {name: read_note(root / name)["digest"] for name in DATASETS if (root / name / NOTE).is_file()}
+    """Digest of each dataset that is there, leaving out what another version of the suite wrote."""
+    there = [name for name in DATASETS if (root / name / NOTE).is_file()]
+    return {name: read_note(root / name)["digest"] for name in there if _is_current(root / name)}
+
+
+def _is_current(folder: Path) -> bool:
+    note = read_json(folder / NOTE)
+    return isinstance(note, dict) and note.get("suite_version") == SUITE_VERSION
 
 
 def write_suite(
@@ -313,11 +321,24 @@ def write_suite(
     if missing:
         root.mkdir(parents=True, exist_ok=True)
         require_free(root, 300_000_000, "the mini suite")
-        with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(
+            min(workers, len(missing)),
+            mp_context=get_context("spawn"),
+            # Ctrl-C reaches the whole group; here the parent alone answers it.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        with pool:
             futures = [pool.submit(_write_one, name, root) for name in missing]
-            for done, future in enumerate(as_completed(futures), 1):
-                name, digest = future.result()
-                there[name] = digest
-                if progress:
-                    progress(done, len(missing))
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    name, digest = future.result()
+                    there[name] = digest
+                    if progress:
+                        progress(done, len(missing))
+            except KeyboardInterrupt:
+                # A dataset is whole or not there, so nothing is lost but the minute it took.
+                for worker in active_children():
+                    worker.terminate()
+                raise
     return {name: there[name] for name in wanted}
