@@ -79,7 +79,7 @@ class Split:
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """DATASET.json of a dataset.
+    """DATASET.json of a dataset: digest, rows a split, files with their sha256, suite_version or None.
 
     Raises:
         DatasetError: the dataset is not there, or the note is damaged.
@@ -90,7 +90,12 @@ def read_note(folder: Path) -> dict[str, Any]:
         )
     try:
         note: dict[str, Any] = read_json(folder / NOTE)
-        return {"digest": str(note["digest"]), "rows": dict(note["rows"]), "files": dict(note["files"])}
+        return {
+            "digest": str(note["digest"]),
+            "rows": dict(note["rows"]),
+            "files": dict(note["files"]),
+            "suite_version": note.get("suite_version"),
+        }
     except (IntegrityError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             "the dataset's note is damaged", where=str(folder / NOTE), found=str(error)

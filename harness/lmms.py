@@ -353,8 +353,10 @@ def _names(code: CodeType) -> set[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m harness.lmms JOBS.json`: score all jobs, exit with the code of what went wrong."""
+    """`python -m harness.lmms JOBS.json [PARENT]`: score all jobs, exit with the code of what went wrong."""
     os.environ.update(OFFLINE)
+    if len(arguments) > 1:
+        end_with_parent(int(arguments[1]))
     try:
         listed = read_json(Path(arguments[0]))
         jobs = [
@@ -371,5 +373,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     raise SystemExit(main(sys.argv[1:]))

@@ -181,7 +181,7 @@ class AdapterRecipe:
     lr: float
     warmup_steps: int
     questions_per_image: int
-    """Questions asked about an image in a step beside its description, of as many kinds as there are."""
+    """Questions asked about an image or clip in a step beside its description, of as many kinds as it has."""
     length_power: float
     """A token of an answer of n tokens weighs n to minus this in the loss: 0 counts tokens, 1 answers."""
     video_share: float

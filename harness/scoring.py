@@ -71,7 +71,7 @@ def score_in_process(
     with tempfile.TemporaryDirectory(prefix="eyechart-score-") as folder:
         job_file, log = Path(folder) / "jobs.json", Path(folder) / "stderr"
         write_json(job_file, {"jobs": listed, "tasks_dir": str(tasks_dir) if tasks_dir else None})
-        command = [sys.executable, "-m", "harness.lmms", str(job_file)]
+        command = [sys.executable, "-m", "harness.lmms", str(job_file), str(os.getpid())]
         environment = {**os.environ, **OFFLINE, "PYTHONPATH": path}
         with (
             log.open("wb") as stderr,
@@ -88,15 +88,15 @@ def score_in_process(
             raise _child_error(done, log.read_text(encoding="utf-8", errors="replace"))
 
 
-def end_with_parent(every: float = 1.0) -> None:
+def end_with_parent(parent: int, every: float = 1.0) -> None:
     """End this process, unfinished, as soon as the one that started it is gone.
 
     A parent that is killed outright cannot stop its scorer, which would write scores that nobody waits for.
 
     Args:
+        parent: its process id, told by itself: asked for here it may be gone already.
         every: seconds between two looks.
     """
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import random
 import subprocess
 import sys
@@ -406,12 +407,18 @@ def test_plain_lmms_eval_gives_the_same_scores(names, tmp_path, monkeypatch):
 
 def test_a_scorer_ends_when_the_run_that_started_it_is_killed():
     """The middle process stands for the run. Its output stays open for as long as its child lives."""
-    child = "from harness.scoring import end_with_parent; end_with_parent(0.05); import time; time.sleep(600)"
-    middle = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); "
-    middle += "print('started', flush=True); time.sleep(600)"
+    child = "import os, sys, time; from harness.scoring import end_with_parent; "
+    child += "end_with_parent(int(sys.argv[1]), 0.05); print(os.getpid(), flush=True); time.sleep(600)"
+    middle = "import os, subprocess, sys, time; "
+    middle += f"subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())]); time.sleep(600)"
     command = [sys.executable, "-c", middle]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
-    assert run.stdout.readline() == "started\n"
-    time.sleep(3)
+    watching = int(run.stdout.readline())
+    time.sleep(0.5)
+    os.kill(watching, 0)  # it does not end by itself
     run.kill()
-    assert run.communicate(timeout=30) == ("", None)
+    try:
+        assert run.communicate(timeout=30) == ("", None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(watching, 9)

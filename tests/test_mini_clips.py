@@ -1,8 +1,10 @@
 """The clips: motion wraps around, one frame is worth nothing, two are, and the mp4 is reproducible."""
 
+import io
 import math
 import random
 
+import av
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
@@ -213,6 +215,14 @@ def test_mp4_bytes_are_deterministic_and_the_clip_s_own():
     first, second = sample_clips("test", 2, seed=105)
     assert encode_mp4(first) == encode_mp4(first)
     assert encode_mp4(first) != encode_mp4(second)
+
+
+def test_every_frame_of_a_clip_is_a_key_frame():
+    """A predicted frame keeps a trail of where its object came from (the slow test above measures it)."""
+    for clip in sample_clips("test", 20, seed=105):
+        with av.open(io.BytesIO(encode_mp4(clip))) as container:
+            packets = [p for p in container.demux(video=0) if p.size]
+        assert len(packets) == NUM_FRAMES and all(p.is_keyframe for p in packets)
 
 
 def test_eight_frames_decode_in_order_and_near_what_was_drawn():

@@ -330,6 +330,8 @@ def test_every_prompt_and_answer_round_trips(scenes, tokenizer):
     texts |= {describe(s) for s in scenes[:100]}
     rng = random.Random(0)
     texts |= {ask_clip(c, rng).prompt for c in sample_clips("test", 60, seed=1)} | set(LETTERS)
+    texts |= {ask_place(c, rng, SHOWN_FRAMES).prompt for c in sample_clips("test", 60, seed=1)} | set(CELLS)
+    texts |= {language.ask_cell(s, rng).prompt for s in scenes[:100]}
     texts |= {describe_clip(c, SHOWN_FRAMES) for c in sample_clips("test", 20, seed=1)}
     assert len(texts) > 500
     for text in texts:

@@ -294,6 +294,17 @@ def test_what_another_version_wrote_is_written_again(tmp_path):
     assert suite.suite_digests(root) == digest
 
 
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", '{"digest": "0"}', '{"digest": "0", "rows": 3, "files": {}}']
+)
+def test_a_damaged_note_is_named_and_nothing_is_written_over_it(tmp_path, note):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / NOTE).write_text(note)
+    with pytest.raises(DatasetError, match="note is damaged"):
+        suite.write_suite(tmp_path, names=["digits"])
+    assert (tmp_path / "digits" / NOTE).read_text() == note
+
+
 def test_an_interrupt_while_the_suite_is_written_leaves_no_trace_but_its_line(tmp_path):
     command = [sys.executable, "-m", "harness.cli", "mini", "data", "--home", str(tmp_path)]
     child = subprocess.Popen(

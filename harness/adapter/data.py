@@ -119,6 +119,9 @@ def weighted_loss(
         labels: (M,) int64.
         rows: the exchanges that were packed.
         length_power: 0 to 1.
+
+    Returns:
+        Scalar, nats.
     """
     each = functional.cross_entropy(logits, labels, reduction="none")
     share = [len(e.answer) ** -length_power for row in rows for e in row for _ in e.answer]

@@ -87,18 +87,13 @@ class _Batches:
     def __call__(self, step: int) -> tuple[Tensor, list[list[Exchange]]]:
         rng = random.Random(derive_seed("adapter-batch", self._seed, step))
         if self._every and step % self._every == self._every - 1:
-            rows = rng.sample(range(len(self._mixture.clips)), self._recipe.batch)
-            said = [
-                _choose(self._mixture.clip_exchanges[i], self._recipe.questions_per_image, rng) for i in rows
-            ]
-            tokens = self._mixture.clips[rows]
+            tokens, known = self._mixture.clips, self._mixture.clip_exchanges
         else:
-            rows = rng.sample(range(len(self._mixture.stills.tokens)), self._recipe.batch)
-            count = self._recipe.questions_per_image
-            said = [_choose(self._mixture.still_exchanges[i], count, rng) for i in rows]
-            tokens = self._mixture.stills.tokens[rows]
+            tokens, known = self._mixture.stills.tokens, self._mixture.still_exchanges
+        rows = rng.sample(range(len(tokens)), self._recipe.batch)
+        said = [_choose(known[i], self._recipe.questions_per_image, rng) for i in rows]
         exchanges = [[self._encode(e["prompt"], e["answer"]) for e in row] for row in said]
-        return torch.from_numpy(np.asarray(tokens)).float(), exchanges
+        return torch.from_numpy(np.asarray(tokens[rows])).float(), exchanges
 
     def _encode(self, prompt: str, answer: str) -> Exchange:
         key = prompt, answer

@@ -1,8 +1,8 @@
 """Train the mini language model on text only: perfect maps of scenes and clips, and what is asked of them.
 
 Source of the architecture: Qwen2 (arXiv 2407.10671) as `transformers` implements it, 0.9 M parameters.
-It never sees a pixel. Kinds of question that lag behind are asked more often, by the accuracy on the last
-steps, so that the mean does not hide a weak one.
+It never sees a pixel. Kinds of question about scenes that lag behind are asked more often, by the accuracy
+on the last steps, so that the mean does not hide a weak one.
 """
 
 from __future__ import annotations
@@ -155,17 +155,16 @@ CLIP_KINDS = (*MOVE_KINDS, "place", "clip_look", "describe_clip")
 
 
 class _Kinds:
-    """Running error of each question kind, and how often it is asked."""
+    """Running error of each question kind; it decides how often a kind is asked about scenes."""
 
     def __init__(self) -> None:
-        self.error = dict.fromkeys((*STILL_KINDS, "cell", "describe", *CLIP_KINDS), 1.0)
+        self.error = dict.fromkeys((*ASKED, "describe", *CLIP_KINDS), 1.0)
 
     def choose(self, rng: random.Random, leg: Leg) -> str:
         """A kind of still question."""
-        kinds = [kind for kind in (*STILL_KINDS, "cell") if kind in leg.kinds]
         # A box counts as right here only to the last step of 1/32, so its error says little.
-        weights = [0.6 if kind == "rec" else 0.2 + self.error[kind] for kind in kinds]
-        return rng.choices(kinds, weights)[0]
+        weights = [0.6 if kind == "rec" else 0.2 + self.error[kind] for kind in leg.kinds]
+        return rng.choices(leg.kinds, weights)[0]
 
     def note(self, kind: str, wrong: float) -> None:
         self.error[kind] += 0.01 * (wrong - self.error[kind])
@@ -206,8 +205,8 @@ def _stays_inside(mover: Mover) -> bool:
 def _exercise(clips: Iterator[Clip], rng: random.Random, leg: Leg) -> Clip:
     """The next clip, or one of its objects alone.
 
-    Alone it stays inside the picture: where it is then already tells something about where it goes, a first
-    step towards comparing frames. With two objects, as in the task, one frame tells nothing.
+    Alone it stays inside the picture where the leg says so: where it is then already tells something about
+    where it goes, a first step towards comparing frames. Else one frame tells nothing, as in the task.
     """
     clip = next(clips)
     if rng.random() >= leg.single:
@@ -219,7 +218,9 @@ def _exercise(clips: Iterator[Clip], rng: random.Random, leg: Leg) -> Clip:
 
 def _clip_part(llm: LanguageModel, rng: random.Random, leg: Leg) -> _Part:
     part = _Part([], [], [])
-    clips = iter(sample_clips("train", 8 * NUM_CLIPS, seed=rng.randrange(2**40)))
+    # Objects that would leave the picture are passed over: two of three stay, so eight times is plenty.
+    enough = NUM_CLIPS * (8 if leg.inside else 1)
+    clips = iter(sample_clips("train", enough, seed=rng.randrange(2**40)))
     for _ in range(NUM_CLIPS):
         clip = _exercise(clips, rng, leg)
         row, name = [], []
@@ -229,7 +230,7 @@ def _clip_part(llm: LanguageModel, rng: random.Random, leg: Leg) -> _Part:
             name.append("place")
         still = Scene(tuple(mover.thing for mover in clip.movers), None, clip.background)
         for _ in range(leg.looks):
-            look = ask(still, rng.choice(("color", "shape", "pattern")), rng)
+            look = ask(still, rng.choice(LOOKUPS), rng)
             if look is not None:
                 row.append(encode_exchange(llm, look.prompt, look.answer))
                 name.append("clip_look")
@@ -276,10 +277,11 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
     optimisers = build_optimisers(modules, MUON_LR, ADAM_LR)
     work.mkdir(parents=True, exist_ok=True)
     state, curve_file = work / "training.safetensors", work / "curve.json"
-    first, _ = load_training(state, modules, optimisers)
-    record = json.loads(curve_file.read_text()) if first else {"curve": [], "error": None}
+    # The errors decide what is asked next, so they rest in the same file as the weights.
+    first, errors = load_training(state, modules, optimisers)
     kinds = _Kinds()
-    kinds.error |= record["error"] or {}
+    kinds.error |= dict(zip(kinds.error, errors, strict=bool(first)))
+    curve = json.loads(curve_file.read_text())["curve"][: first // LOG_EVERY] if first else []
     started = time.monotonic()
     for step in range(first, steps):
         leg, place = leg_at(step)
@@ -295,14 +297,13 @@ def train_llm(work: Path, steps: int = STEPS, seed: int = 0) -> Path:
         if (step + 1) % LOG_EVERY == 0:
             row = {"step": step + 1, "loss": round(loss, 4), "clip_loss": round(clip_loss, 4)}
             row |= {f"right_{k}": round(1 - e, 4) for k, e in kinds.error.items()}
-            record["curve"].append(row)
+            curve.append(row)
             print(
                 json.dumps(row), f"{(time.monotonic() - started) / (step + 1 - first):.3f} s/step", flush=True
             )
-        if (step + 1) % SAVE_EVERY == 0:
-            record["error"] = kinds.error
-            write_atomic(curve_file, json.dumps(record, indent=1).encode() + b"\n")
-            save_training(state, modules, optimisers, step + 1)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            write_atomic(curve_file, json.dumps({"curve": curve}, indent=1).encode() + b"\n")
+            save_training(state, modules, optimisers, step + 1, list(kinds.error.values()))
     llm.model.half().save_pretrained(work)
     llm.tokenizer.save_pretrained(str(work))
     return work

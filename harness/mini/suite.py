@@ -24,7 +24,7 @@ from PIL import Image
 from harness.data import NOTE, read_note
 from harness.digest import digest_bytes, digest_file, digest_json
 from harness.errors import DatasetError
-from harness.files import read_json, require_free, write_atomic, write_json, write_parquet
+from harness.files import require_free, write_atomic, write_json, write_parquet
 from harness.mini import schemas
 from harness.mini.clips import NUM_FRAMES, SHOWN_FRAMES, Clip, encode_mp4, render_frame, sample_clips
 from harness.mini.language import (
@@ -249,7 +249,7 @@ def clip_exchanges(clip: Clip, rng: random.Random) -> list[Row]:
 
 
 def _write_mixture(writer: _Writer) -> None:
-    """The adapter's training mixture: images with a description, questions and boxes; clips with choices."""
+    """The adapter's training mixture: what is said about images and about clips."""
     rng = random.Random(derive_seed("mini-mixture"))
     scenes = sample_scenes("train", NUM_MIXTURE, seed=106)
     pictures = [render(s) for s in scenes]
@@ -291,13 +291,8 @@ def _write_one(name: str, root: Path) -> tuple[str, str]:
 
 def suite_digests(root: Path) -> dict[str, str]:
     """Digest of each dataset that is there, leaving out what another version of the suite wrote."""
-    there = [name for name in DATASETS if (root / name / NOTE).is_file()]
-    return {name: read_note(root / name)["digest"] for name in there if _is_current(root / name)}
-
-
-def _is_current(folder: Path) -> bool:
-    note = read_json(folder / NOTE)
-    return isinstance(note, dict) and note.get("suite_version") == SUITE_VERSION
+    notes = {name: read_note(root / name) for name in DATASETS if (root / name / NOTE).is_file()}
+    return {name: note["digest"] for name, note in notes.items() if note["suite_version"] == SUITE_VERSION}
 
 
 def write_suite(
@@ -321,15 +316,12 @@ def write_suite(
     if missing:
         root.mkdir(parents=True, exist_ok=True)
         require_free(root, 300_000_000, "the mini suite")
-        pool = ProcessPoolExecutor(
-            min(workers, len(missing)),
-            mp_context=get_context("spawn"),
-            # Ctrl-C reaches the whole group; here the parent alone answers it.
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        )
-        with pool:
+        others = set(active_children())
+        with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+            # Ctrl-C reaches the whole group, but the parent alone answers it: workers are started deaf to it.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             futures = [pool.submit(_write_one, name, root) for name in missing]
+            signal.signal(signal.SIGINT, before)
             try:
                 for done, future in enumerate(as_completed(futures), 1):
                     name, digest = future.result()
@@ -338,7 +330,7 @@ def write_suite(
                         progress(done, len(missing))
             except KeyboardInterrupt:
                 # A dataset is whole or not there, so nothing is lost but the minute it took.
-                for worker in active_children():
+                for worker in set(active_children()) - others:
                     worker.terminate()
                 raise
     return {name: there[name] for name in wanted}
