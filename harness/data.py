@@ -2,7 +2,7 @@
 
 A dataset is a folder with Parquet files, clips for video, and DATASET.json: its digest (over decoded
 pixels and all other columns, so independent of how images are compressed), the rows of each split, and
-the sha256 of each Parquet file and clip.
+the sha256 of each Parquet file and clip; for the embedded suite also the version that wrote it.
 """
 
 from __future__ import annotations

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_llm
 import torch
 from safetensors.torch import save_file
 
@@ -20,11 +18,6 @@ from harness.adapter.train import SAVE_EVERY, Mixture, _choose, train_adapter
 from harness.errors import DatasetError, IntegrityError, UsageError
 from harness.features import FeatureSet
 from harness.protocol import read_protocol
-
-_spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).with_name("tiny_llm.py"))
-tiny_llm = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_llm"] = tiny_llm
-_spec.loader.exec_module(tiny_llm)
 
 RECIPE = replace(
     read_protocol("mini").adapter,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import json
 import os
@@ -15,17 +14,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import tiny_run
 
 from harness import commands
 from harness.bundle import find_bundles
 from harness.cli import main
 from harness.errors import InternalError
-
-if "tiny_run" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["tiny_run"])
-tiny_run = sys.modules["tiny_run"]
 
 
 @pytest.fixture(autouse=True)

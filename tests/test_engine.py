@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+import tiny_llm
 import torch
 
 from harness.engines import hf
 from harness.engines.hf import HFEngine, Request
 from harness.errors import DatasetError
-
-_spec = importlib.util.spec_from_file_location("tiny_llm_engine", Path(__file__).with_name("tiny_llm.py"))
-tiny_llm = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_llm_engine"] = tiny_llm
-_spec.loader.exec_module(tiny_llm)
 
 LLM = tiny_llm.new_llm(3)
 VISUAL = torch.randn(20, 5, LLM.width, generator=torch.Generator().manual_seed(1))

@@ -7,21 +7,14 @@ draw, recipe, prompt or scorer moves a number by more.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
+import tiny_run
 
 from harness.bundle import find_bundles, read_bundle
-
-if "tiny_run" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["tiny_run"])
-tiny_run = sys.modules["tiny_run"]
 
 GOLDEN = Path(__file__).with_name("golden") / "run.json"
 TOLERANCE = 0.05

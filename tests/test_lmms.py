@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import os
 import random
@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import lmms_rows
 import pyarrow as pa
 import pytest
 
@@ -20,10 +21,6 @@ from harness.errors import DatasetError, IntegrityError, InternalError, UsageErr
 from harness.files import write_parquet
 from harness.scoring import ScoreJob, read_scores, score_in_process
 from harness.task import TASKS, read_task
-
-_spec = importlib.util.spec_from_file_location("lmms_rows", Path(__file__).with_name("lmms_rows.py"))
-lmms_rows = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lmms_rows)
 
 TASK_NAMES = lmms_rows.TASK_NAMES
 VQA, SIGNS, REC, VIDEO = TASK_NAMES

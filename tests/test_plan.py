@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tiny_run
 import torch
 from safetensors.torch import load_file, save_file
 
 from harness.cli import main
 from harness.digest import digest_file
-
-if "tiny_run" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["tiny_run"])
-tiny_run = sys.modules["tiny_run"]
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import lmms_rows
 import pytest
 
 from harness import prompts
 from harness.errors import DatasetError, UsageError
 from harness.task import read_task
-
-_spec = importlib.util.spec_from_file_location("lmms_rows", Path(__file__).with_name("lmms_rows.py"))
-lmms_rows = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lmms_rows)
 
 BUILT_IN = {
     "eyechart_mini_vqa": ("vqav2/vqav2_val.yaml", 40),

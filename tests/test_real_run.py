@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-
-if "tiny_run" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["tiny_run"])
-tiny_run = sys.modules["tiny_run"]
+import tiny_run
 
 # Workers run the main module's top level again, so they too find the miniature's language model.
 COMMAND = """
 import sys
 from pathlib import Path
-
 from harness.adapter import llm
 
 llm.LOCAL_LLMS["mini-llm"] = Path({llm!r})

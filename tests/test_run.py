@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny_run
 
 from harness import answers as answers_module, run as run_module, stages
 from harness.adapter import train as train_module
@@ -22,11 +21,6 @@ from harness.errors import DatasetError, IntegrityError
 from harness.features import FeatureSet
 from harness.plan import make_plan
 
-if "tiny_run" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    sys.modules["tiny_run"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["tiny_run"])
-tiny_run = sys.modules["tiny_run"]
 carry_out, contents = tiny_run.carry_out, tiny_run.contents
 
 UNITS = 18

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-from pathlib import Path
 
+import lmms_rows
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -14,10 +13,6 @@ from harness.files import read_parquet, write_parquet
 from harness.mini import schemas
 from harness.prompts import PROBE_SCORER
 from harness.task import TASKS, known_tasks, read_task
-
-_spec = importlib.util.spec_from_file_location("lmms_rows", Path(__file__).with_name("lmms_rows.py"))
-lmms_rows = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lmms_rows)
 
 MINI = ("digits", "probe", "rec", "signs", "video", "vqa")
 NAMES = tuple(f"eyechart_mini_{name}" for name in MINI)
