@@ -57,7 +57,10 @@ def _units(plan: Any) -> list[dict[str, Any]]:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Check everything and print what a run would do."""
+    from harness.plan import require_disk
+
     made = _make_plan(arguments)
+    require_disk(made)
     recipe = made.subject.protocol.adapter
     facts = {
         "encoder": made.subject.submission.id,

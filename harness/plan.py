@@ -105,7 +105,6 @@ def make_plan(
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
         DatasetError: data missing, changed, empty.
         IntegrityError: the language model differs from the protocol's.
-        ResourceError: not enough disk.
         UsageError: unknown protocol or task.
     """
     protocol = read_protocol(protocol_name)
@@ -127,7 +126,7 @@ def make_plan(
             run = empty_run(submission, protocol, task, digests[task.dataset], seed)
             units.append(Unit(task, seed, run, done.get(run_key(run))))
     num_images = _count_images(subject, tasks)
-    plan = Plan(
+    return Plan(
         subject,
         tasks,
         tuple(units),
@@ -137,9 +136,17 @@ def make_plan(
         _disk(encoder, subject, num_images),
         tasks_dir,
     )
+
+
+def require_disk(plan: Plan) -> None:
+    """Room for what is pending. Not part of `make_plan`: on a full disk one may still ask where a run stands.
+
+    Raises:
+        ResourceError: not enough disk.
+    """
     if plan.pending:
-        require_free(home.root, plan.disk_bytes, f"the run of {submission.id}")
-    return plan
+        subject = plan.subject
+        require_free(subject.home.root, plan.disk_bytes, f"the run of {subject.submission.id}")
 
 
 def _check_llm(protocol: Protocol) -> None:

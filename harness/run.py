@@ -18,7 +18,7 @@ from harness.data import open_split
 from harness.errors import DatasetError, IntegrityError
 from harness.executors.local import LocalExecutor
 from harness.lmms import scorer_digest
-from harness.plan import Plan, Unit
+from harness.plan import Plan, Unit, require_disk
 from harness.records import Answer, Score
 from harness.scoring import ScoreJob, read_scores, score_in_process
 from harness.stages import extract_job, media_sets
@@ -53,10 +53,12 @@ def run_plan(
     """Carry out what is pending and write one bundle a unit.
 
     Raises:
+        ResourceError: not enough disk.
         EyechartError: see the stages; finished parts stay in the cache, and the same call resumes.
     """
     if not plan.pending:
         return RunReport([u.bundle for u in plan.units if u.bundle], {}, _peak())
+    require_disk(plan)
     context = {"subject": plan.subject, "tasks": plan.tasks}
     times: dict[str, float] = {}
 

@@ -289,11 +289,18 @@ def test_a_second_writer_is_told_who_writes(finished, capsys):
     assert main(command) == 0
 
 
-def test_no_disk_space_before_a_run(tiny, started, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_no_disk_space_before_a_run(tiny, started, capsys, monkeypatch, command):
     monkeypatch.setattr("harness.files.free_bytes", lambda path: 1000)
-    assert main(words(tiny, "run", started)) == 6
+    assert main(words(tiny, command, started)) == 6
     assert "1,000 bytes free" in complaint(capsys)
     assert not (started / "results").exists()
+
+
+def test_on_a_full_disk_one_may_ask_where_a_run_stands(tiny, started, capsys, monkeypatch):
+    monkeypatch.setattr("harness.files.free_bytes", lambda path: 1000)
+    assert main(words(tiny, "status", started)) == 0
+    assert "pending" in capsys.readouterr().out
 
 
 def test_no_disk_space_during_a_run(tiny, started, known, capsys, monkeypatch):
