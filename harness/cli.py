@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="measure the example checkpoint and build the site")
     demo.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
     _add_places(demo)
+    _add_submit(commands)
     _add_run(commands, "plan", "check everything and show what a run would do")
     run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
@@ -81,6 +82,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(publish)
     _add_mini(commands)
     return parser
+
+
+def _add_submit(commands: Any) -> None:
+    text = "write the manifest of a checkpoint's folder, as far as it can be read"
+    submit = commands.add_parser("submit", help=text, description=text)
+    submit.add_argument("folder", type=Path, metavar="FOLDER", help="config.json and model.safetensors")
+    submit.add_argument("--id", default="", help="name of the row (default: the folder's)")
+    submit.add_argument("--resolution", type=int, metavar="N", help="native side in pixels")
+    for name in ("mean", "std"):
+        submit.add_argument(f"--{name}", type=float, nargs=3, metavar="X", help="of red, green, blue, 0-1")
+    submit.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
 
 def _add_mini(commands: Any) -> None:
@@ -124,6 +136,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
     table: dict[str, Command] = {
         "demo": commands.demo,
+        "submit": commands.submit,
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,

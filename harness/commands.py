@@ -55,6 +55,27 @@ def _units(plan: Any) -> list[dict[str, Any]]:
     ]
 
 
+def submit(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint's manifest and say what is left to the person."""
+    from harness.submit import Given, submit as draft_of
+
+    given = Given(
+        id=arguments.id,
+        resolution=arguments.resolution,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+    )
+    draft = draft_of(arguments.folder, given)
+    if arguments.json:
+        found = [{"what": f.what, "value": f.value, "origin": f.origin} for f in draft.facts]
+        print(json.dumps({"manifest": str(draft.path), "found": found, "open": draft.open_fields}, indent=1))
+        return 0
+    print(text_table(["found", "value", "from"], [[f.what, f.value, f.origin] for f in draft.facts]))
+    print(f"\nLeft to you in {draft.path}: {', '.join(draft.open_fields)}.")
+    print(f"Then: eyechart plan {draft.path}")
+    return 0
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """Check everything and print what a run would do."""
     from harness.plan import require_disk

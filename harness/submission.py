@@ -322,25 +322,30 @@ def write_manifest(sub: Submission, path: Path) -> None:
 def _manifest_text(sub: Submission) -> str:
     lines = [f"schema = {SCHEMA_VERSION}"]
     texts = ("id", "title", "authors", "links", "license", "contamination", "architecture")
-    lines += [f"{key} = {_toml(getattr(sub, key))}" for key in texts]
+    lines += [f"{key} = {spell_toml(getattr(sub, key))}" for key in texts]
     lines += ["", "[source]"]
-    lines += [f"{key} = {_toml(getattr(sub.source, key))}" for key in ("kind", "name", "revision")]
+    lines += [f"{key} = {spell_toml(getattr(sub.source, key))}" for key in ("kind", "name", "revision")]
     for file in sub.source.files:
-        lines += ["", "[[source.files]]", f"path = {_toml(file.path)}", f"sha256 = {_toml(file.sha256)}"]
+        lines += [
+            "",
+            "[[source.files]]",
+            f"path = {spell_toml(file.path)}",
+            f"sha256 = {spell_toml(file.sha256)}",
+        ]
     lines += ["", "[input]"]
-    lines += [f"{key} = {_toml(getattr(sub.input, key))}" for key in ("resolution", "mean", "std")]
+    lines += [f"{key} = {spell_toml(getattr(sub.input, key))}" for key in ("resolution", "mean", "std")]
     for stage in sub.pretraining:
         lines += ["", "[[pretraining]]"]
         keys = ("objective", "data", "images_seen", "init_from", "locked")
-        lines += [f"{key} = {_toml(getattr(stage, key))}" for key in keys]
+        lines += [f"{key} = {spell_toml(getattr(stage, key))}" for key in keys]
     if sub.floor is not None:
-        lines += ["", "[floor]", f"kind = {_toml(sub.floor)}"]
-        lines += [f"base = {_toml(sub.base)}"] if sub.base else []
+        lines += ["", "[floor]", f"kind = {spell_toml(sub.floor)}"]
+        lines += [f"base = {spell_toml(sub.base)}"] if sub.base else []
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: object) -> str:
+def spell_toml(value: object) -> str:
     """One TOML value. JSON's spelling of strings and numbers is TOML's too, except for DEL."""
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(spell_toml(item) for item in value)}]"
     return re.sub("\x7f", r"\\u007f", json.dumps(value, ensure_ascii=False))

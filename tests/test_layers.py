@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"harness.images"},
     {"harness.data"},
     {"harness.encoders"},
+    {"harness.submit"},
     {"harness.cache"},
     {"harness.features"},
     {"harness.probe", "harness.adapter"},
