@@ -121,4 +121,4 @@ def reproduce(
         fresh.data("mini").parent.mkdir(parents=True)
         fresh.data("mini").symlink_to(home.data("mini"))
         record(names, fresh, fresh.results, workers, progress)
-        return compare(results / "mini", fresh.results / "mini", names)
+        return compare(results, fresh.results, names)

@@ -94,6 +94,6 @@ def report_markdown(home: Home, results: Path) -> str:
             _curve_table(),
             "### Seconds of each stage, one worker, two encoders side by side",
             _stage_table(database),
-            f"Peak memory of a run (parent and its largest worker): {_memory(results)}.",
+            f"Peak memory (parent and largest worker; a process runs several encoders): {_memory(results)}.",
         ]
     )
