@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def submit(arguments: argparse.Namespace) -> int:
     )
     draft = draft_of(arguments.folder, given)
     if arguments.json:
-        found = [{"what": f.what, "value": f.value, "origin": f.origin} for f in draft.facts]
+        found = [asdict(fact) for fact in draft.facts]
         print(json.dumps({"manifest": str(draft.path), "found": found, "open": draft.open_fields}, indent=1))
         return 0
     print(text_table(["found", "value", "from"], [[f.what, f.value, f.origin] for f in draft.facts]))

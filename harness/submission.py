@@ -82,9 +82,12 @@ RULES: Rules = {
     (PretrainStage, "images_seen"): Rule(high=10**15),
     (PretrainStage, "init_from"): Rule(empty=True),
 }
+UNSAFE_WEIGHTS = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5"})
+"""Endings of weight files that can carry code."""
 _FORMATS_WITH_CODE = {
-    *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".hdf5"),
-    *(".keras", ".onnx", ".gguf", ".msgpack", ".zip", ".tar", ".gz", ".7z", ".py", ".so", ".sh"),
+    *UNSAFE_WEIGHTS,
+    *(".joblib", ".npy", ".npz", ".hdf5", ".keras", ".onnx", ".gguf", ".msgpack"),
+    *(".zip", ".tar", ".gz", ".7z", ".py", ".so", ".sh"),
 }
 
 
@@ -323,16 +326,7 @@ def _manifest_text(sub: Submission) -> str:
     lines = [f"schema = {SCHEMA_VERSION}"]
     texts = ("id", "title", "authors", "links", "license", "contamination", "architecture")
     lines += [f"{key} = {spell_toml(getattr(sub, key))}" for key in texts]
-    lines += ["", "[source]"]
-    lines += [f"{key} = {spell_toml(getattr(sub.source, key))}" for key in ("kind", "name", "revision")]
-    for file in sub.source.files:
-        lines += [
-            "",
-            "[[source.files]]",
-            f"path = {spell_toml(file.path)}",
-            f"sha256 = {spell_toml(file.sha256)}",
-        ]
-    lines += ["", "[input]"]
+    lines += [*spell_source(sub.source), "", "[input]"]
     lines += [f"{key} = {spell_toml(getattr(sub.input, key))}" for key in ("resolution", "mean", "std")]
     for stage in sub.pretraining:
         lines += ["", "[[pretraining]]"]
@@ -342,6 +336,16 @@ def _manifest_text(sub: Submission) -> str:
         lines += ["", "[floor]", f"kind = {spell_toml(sub.floor)}"]
         lines += [f"base = {spell_toml(sub.base)}"] if sub.base else []
     return "\n".join(lines) + "\n"
+
+
+def spell_source(source: Source) -> list[str]:
+    """Lines of the manifest's [source] and [[source.files]], a blank one before each."""
+    lines = ["", "[source]"]
+    lines += [f"{key} = {spell_toml(getattr(source, key))}" for key in ("kind", "name", "revision")]
+    for file in source.files:
+        lines += ["", "[[source.files]]"]
+        lines += [f"{key} = {spell_toml(getattr(file, key))}" for key in ("path", "sha256")]
+    return lines
 
 
 def spell_toml(value: object) -> str:

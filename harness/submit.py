@@ -7,7 +7,6 @@ nothing stands there by default: least of all the pretraining objective, which d
 
 from __future__ import annotations
 
-import json
 import re
 import typing
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from harness.digest import digest_file
 from harness.encoders import open_encoder
-from harness.encoders.architectures import read_config
+from harness.encoders.architectures import read_config, read_table
 from harness.errors import SubmissionError, UnsafeInputError, UsageError
 from harness.files import write_atomic
 from harness.records import (
@@ -29,7 +28,7 @@ from harness.records import (
     Submission,
     WeightFile,
 )
-from harness.submission import RULES, spell_toml, verify_files
+from harness.submission import RULES, UNSAFE_WEIGHTS, spell_source, spell_toml, verify_files
 
 MANIFEST = "submission.toml"
 WEIGHTS, INDEX, CONFIG, PREPROCESSOR, CARD = (
@@ -140,7 +139,7 @@ def find_weights(folder: Path) -> tuple[str, ...]:
             found=", ".join(there[:3]),
             expected=f"{WEIGHTS}, or shards with {INDEX}",
         )
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5"})
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE_WEIGHTS)
     if others:
         raise UnsafeInputError(
             "weights are not safetensors",
@@ -152,21 +151,13 @@ def find_weights(folder: Path) -> tuple[str, ...]:
 
 
 def _shards(path: Path) -> tuple[str, ...]:
-    table = _read_json(path).get("weight_map")
+    table = read_table(path, str(path)).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
         raise SubmissionError("index of the weights is not valid", where=str(path), expected="a weight_map")
     names = tuple(sorted(set(table.values())))
     if bad := [name for name in names if Path(name).name != name]:
         raise UnsafeInputError("index leads out of its folder", where=str(path), found=bad[0])
     return names
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SubmissionError("not valid JSON", where=str(path), found=str(error)) from error
-    return table if isinstance(table, dict) else {}
 
 
 def read_input(
@@ -176,7 +167,11 @@ def read_input(
 
     The configuration's own `image_size` goes before the preprocessor's: it is what the network was built for.
     """
-    table = _read_json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else {}
+    table = (
+        read_table(folder / PREPROCESSOR, str(folder / PREPROCESSOR))
+        if (folder / PREPROCESSOR).is_file()
+        else {}
+    )
     sides = [
         ("--resolution", given.resolution),
         (CONFIG, _side(config.get("image_size"))),
@@ -283,13 +278,8 @@ def _manifest(id_: str, license_: str, source: Source, found: dict[str, Any]) ->
         f"license = {spell_toml(license_)}  # of the weights",
         'contamination = ""  # "none known", or what the training data shares with the tasks',
         'architecture = ""  # in your words, for the page; may stay empty',
-        "",
-        "[source]",
-        *(f"{key} = {spell_toml(getattr(source, key))}" for key in ("kind", "name", "revision")),
+        *spell_source(source),
     ]
-    for file in source.files:
-        lines += ["", "[[source.files]]", f"path = {spell_toml(file.path)}"]
-        lines += [f"sha256 = {spell_toml(file.sha256)}"]
     help_ = {
         "resolution": "# resolution = 224  # native side in pixels; nothing in the folder says it",
         "mean": "# mean = [0.5, 0.5, 0.5]  # of pixel values scaled to 0-1; nothing in the folder says it",

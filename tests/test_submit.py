@@ -147,7 +147,6 @@ def test_the_command_line_goes_before_the_files(resnet):
         ({"size": 48}, 48),
         ({"size": True}, None),
         ({"size": "48"}, None),
-        ([], None),
     ],
 )
 def test_spellings_of_a_size(resnet, table, side):
@@ -238,7 +237,12 @@ def truncated(folder):
         (
             lambda folder: (folder / "preprocessor_config.json").write_text("{"),
             SubmissionError,
-            "not valid JSON",
+            "not JSON",
+        ),
+        (
+            lambda folder: (folder / "preprocessor_config.json").write_text("[]"),
+            SubmissionError,
+            "not a JSON table",
         ),
         (lambda folder: (folder / MANIFEST).write_text("mine"), UsageError, "a manifest already"),
     ],

@@ -111,7 +111,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         SubmissionError: not JSON, an architecture we do not know, an unknown key, a number out of range.
     """
     where = path.name
-    config = _read_table(path, where)
+    config = read_table(path, where)
     model_type = config.get("model_type")
     unsafe = sorted(key for key in config if key.startswith(_UNSAFE))
     if unsafe:
@@ -143,7 +143,13 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     return model_type, fields
 
 
-def _read_table(path: Path, where: str) -> dict[str, Any]:
+def read_table(path: Path, where: str) -> dict[str, Any]:
+    """A JSON object out of a stranger's file.
+
+    Raises:
+        UnsafeInputError: a file beyond any honest size.
+        SubmissionError: unreadable, not JSON, or no object.
+    """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UnsafeInputError(

@@ -19,6 +19,7 @@ from harness.encoders.safetensors_load import read_header, read_weights
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.files import confine
 from harness.records import Submission
+from harness.submission import UNSAFE_WEIGHTS
 
 _BUILD_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
@@ -154,9 +155,7 @@ def checkpoint_files(submission: Submission, root: Path) -> tuple[Path, list[Pat
         SubmissionError: there is not exactly one config.json.
     """
     paths = [confine(root, file.path) for file in submission.source.files]
-    pickles = [
-        p.name for p in paths if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5"}
-    ]
+    pickles = [p.name for p in paths if p.suffix in UNSAFE_WEIGHTS]
     if pickles:
         raise UnsafeInputError(
             "weights are not safetensors",

@@ -88,27 +88,19 @@ class Leg:
 # Looking up comes first and alone: with descriptions from the start (30 tokens against an answer's two) the
 # colour of an object that only its shape names stayed a guess for 3,300 steps. Clips begin with one object
 # inside the picture, whose place already tells something about its way; two objects and the wrapping follow.
+_LOOKING_UP = Leg(
+    steps=400,
+    schedule=400,
+    rate=1.0,
+    kinds=LOOKUPS,
+    describe=False,
+    single=1.0,
+    inside=True,
+    length_power=1.0,
+)
 LEGS = (
-    Leg(
-        steps=400,
-        schedule=400,
-        rate=1.0,
-        kinds=LOOKUPS,
-        describe=False,
-        single=1.0,
-        inside=True,
-        length_power=1.0,
-    ),
-    Leg(
-        steps=350,
-        schedule=800,
-        rate=1.0,
-        kinds=STILL_KINDS,
-        describe=False,
-        single=0.5,
-        inside=True,
-        length_power=1.0,
-    ),
+    _LOOKING_UP,
+    replace(_LOOKING_UP, steps=350, schedule=800, kinds=STILL_KINDS, single=0.5),
     Leg(steps=500, schedule=2_000, rate=0.4, kinds=STILL_KINDS, single=0.5, inside=True),
     Leg(steps=500, schedule=1_500, single=0.2),
     Leg(steps=250, schedule=2_250, single=0.1, places=4),

@@ -320,8 +320,10 @@ def write_suite(
         with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
             # Ctrl-C reaches the whole group, but the parent alone answers it: workers are started deaf to it.
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            futures = [pool.submit(_write_one, name, root) for name in missing]
-            signal.signal(signal.SIGINT, before)
+            try:
+                futures = [pool.submit(_write_one, name, root) for name in missing]
+            finally:
+                signal.signal(signal.SIGINT, before)
             try:
                 for done, future in enumerate(as_completed(futures), 1):
                     name, digest = future.result()
