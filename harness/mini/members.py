@@ -78,9 +78,7 @@ def _submission(
     if member is not None and floor is None:
         stages = (
             PretrainStage(
-                objective=member.objective,
-                data=f"mini world, seed {member.seed}",
-                images_seen=IMAGES_SEEN,
+                objective=member.objective, data=f"mini world, seed {member.seed}", images_seen=IMAGES_SEEN
             ),
         )
     arch = member.arch if member else ""
