@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+ADDED_LATER: Mapping[str, bool] = {"added_later": True}
+"""Metadata of a record's field that is younger than published digests of its record."""
+
 _CHUNK_BYTES = 1 << 20
 
 
-def plain_json(obj: Any, where: str = "$") -> Any:
+def plain_json(obj: Any, where: str = "$", *, canonical: bool = False) -> Any:
     """Turn records and tuples into what JSON knows: dict, list, str, int, float, bool, None.
 
     Args:
         obj: a value built of dataclasses, mappings with string keys, lists, tuples and scalars.
         where: JSON path of `obj`, for the error message.
+        canonical: leave out each field `ADDED_LATER` that has its default, so that what could be said
+            before the field was there keeps its digest.
 
     Returns:
         The same content without dataclasses or tuples.
@@ -37,29 +42,36 @@ def plain_json(obj: Any, where: str = "$") -> Any:
             raise ValueError(f"{where}: {obj} has no canonical JSON form")
         return obj
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        fields = dataclasses.fields(obj)
-        return {f.name: plain_json(getattr(obj, f.name), f"{where}.{f.name}") for f in fields}
+        named = [(f, getattr(obj, f.name)) for f in dataclasses.fields(obj)]
+        return {
+            f.name: plain_json(value, f"{where}.{f.name}", canonical=canonical)
+            for f, value in named
+            if not (canonical and "added_later" in f.metadata and value == f.default)
+        }
     if isinstance(obj, Mapping):
         for key in obj:
             # json.dumps would turn 1 and "1" into the same key.
             if not isinstance(key, str):
                 raise TypeError(f"{where}: key {key!r} is not a string")
-        return {key: plain_json(value, f"{where}.{key}") for key, value in obj.items()}
+        return {key: plain_json(value, f"{where}.{key}", canonical=canonical) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
-        return [plain_json(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+        return [plain_json(value, f"{where}[{i}]", canonical=canonical) for i, value in enumerate(obj)]
     raise TypeError(f"{where}: {type(obj).__name__} has no canonical JSON form")
 
 
 def canonical_json(obj: Any) -> bytes:
     """UTF-8 JSON with sorted keys, no spaces and no escapes beyond those JSON demands.
 
-    Floats are written by `repr`, the shortest text that reads back as the same float.
+    Floats are written by `repr`, the shortest text that reads back as the same float. Fields `ADDED_LATER`
+    are left out at their defaults.
 
     Raises:
         ValueError: a float is not finite, or a string holds a lone surrogate.
         TypeError: see `plain_json`.
     """
-    text = json.dumps(plain_json(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(
+        plain_json(obj, canonical=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
     return text.encode("utf-8")
 
 

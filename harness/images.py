@@ -2,11 +2,13 @@
 
 Rules of decoding, in this order: the first frame of an animation; EXIF orientation applied;
 transparency laid on white; 16-bit greyscale scaled to 8 (÷ 257); everything else to RGB as PIL does.
+docs/decisions/0005-preprocessing.md says where this and the resizing differ from the libraries.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -24,12 +26,13 @@ RGB = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, upright."""
 
 MAX_PIXELS = 64_000_000
-"""Width × height beyond which an image is refused unread."""
+"""Width × height beyond which an image is refused unread, and is never scaled to whole."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, struct.error)
 """What PIL's decoders raise on damaged bytes; UnidentifiedImageError is an OSError."""
+_PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
@@ -47,12 +50,16 @@ def decode_rgb(data: bytes, where: str) -> RGB:
         DatasetError: the bytes are no such image, or are damaged or cut short.
         UnsafeInputError: more than `MAX_PIXELS` pixels.
     """
+    # lmms-eval turns this global on when it is imported; half an image must stay an error, and PNG's
+    # checksums are looked at from the first chunk on.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _refuse_bomb(image.width, image.height, where)
-            # lmms-eval turns this global on when it is imported; half an image must stay an error.
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
             image.load()
+            if image.format == "PNG" and _PNG_END not in data:
+                # PIL is content once it has the pixels, be the last checksums there or not.
+                raise EOFError("the file ends before its IEND chunk")
             return _to_rgb(_upright(image), where)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnsafeInputError("image too large to decode", where=where, found=str(error)) from error
@@ -85,7 +92,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, where: str) -> RGB:
     if image.mode.startswith("I"):
-        return _from_deep_grey(np.asarray(image), where)
+        return _from_deep_grey(np.asarray(image), image.info.get("transparency"), where)
     if image.mode == "F":
         raise DatasetError(
             "image has no defined brightness range", where=where, found="floating-point pixels"
@@ -96,13 +103,15 @@ def _to_rgb(image: Image.Image, where: str) -> RGB:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _from_deep_grey(values: npt.NDArray[np.generic], where: str) -> RGB:
+def _from_deep_grey(values: npt.NDArray[np.generic], transparent: object, where: str) -> RGB:
     wide = values.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise DatasetError(
             "greyscale values outside 16 bits", where=where, found=f"{wide.min()}…{wide.max()}"
         )
     grey = np.round(wide / 257).astype(np.uint8)
+    if isinstance(transparent, int):
+        grey[wide == transparent] = 255
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
@@ -114,13 +123,19 @@ def prepare(
 ) -> npt.NDArray[np.float32]:
     """Resize and normalise decoded images into encoder input.
 
-    An image that already is R × R is not resampled. `shortest-side-centre-crop` cuts the central
-    square first and scales it once; `letterbox` pads with the mean colour (0 after normalisation).
-    Scaling down always averages over the source (PIL's antialiased filters).
+    The rule makes the image fill a square of side S = R / `crop_fraction`, rounded down, and the centre
+    R × R is kept: `squash` scales each side to S; `shortest-side-centre-crop` the shorter one, the other
+    in proportion; `letterbox` the longer one, and what is then missing is the mean colour (0 after
+    normalisation). Sides are whole pixels, and of an odd surplus the smaller half is cut off first.
+    An image that already has its size is not resampled; scaling down averages over the source (PIL's
+    antialiased filters).
+
+    Source: PIL's processors of transformers; sides as in torchvision's `Resize` and timm's
+    `ResizeKeepRatio`.
 
     Args:
         images: B arrays (H, W, 3) uint8; sizes may differ.
-        recipe: rule, filter and side R.
+        recipe: rule, filter, side R and crop.
         mean: per channel, of pixel values 0-1.
         std: per channel, of pixel values 0-1.
 
@@ -143,28 +158,46 @@ def prepare(
 
 
 def _fit(image: RGB, recipe: ImageRecipe) -> tuple[RGB, tuple[int, int]]:
-    """The resized image and the row and column of its corner in the R × R frame."""
-    side = recipe.resolution
-    height, width = image.shape[:2]
-    if (height, width) == (side, side):
-        return image, (0, 0)
-    source = Image.fromarray(image)
-    method = _FILTERS[recipe.interpolation]
+    """The resized and cropped image, and the row and column of its corner in the R × R frame."""
+    old_height, old_width = image.shape[:2]
+    height, width = _scaled_size(old_height, old_width, recipe)
+    rows, top = _centre(height, recipe.resolution)
+    columns, left = _centre(width, recipe.resolution)
+    if (height, width) == (old_height, old_width):
+        return image[rows, columns], (top, left)
+    source, method = Image.fromarray(image), _FILTERS[recipe.interpolation]
+    if height * width <= MAX_PIXELS:
+        return np.asarray(source.resize((width, height), method))[rows, columns], (top, left)
+    # The same geometry without the whole: 1 × 20,000 pixels would become 224 × 4,480,000.
+    across, down = old_width / width, old_height / height
+    box = (
+        columns.start * across,
+        rows.start * down,
+        min(columns.stop * across, old_width),
+        min(rows.stop * down, old_height),
+    )
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    return np.asarray(source.resize(size, method, box=box)), (top, left)
+
+
+def _scaled_size(height: int, width: int, recipe: ImageRecipe) -> tuple[int, int]:
+    """Height and width after scaling, before the centre is kept."""
+    # A quotient a rounding error below a whole number (117 / 0.936) means that number.
+    frame = math.floor(recipe.resolution / recipe.crop_fraction + 1e-6)
+    if recipe.resize == "squash":
+        return frame, frame
+    short, long = min(height, width), max(height, width)
     if recipe.resize == "letterbox":
-        longest = max(height, width)
-        new = (max(1, round(width * side / longest)), max(1, round(height * side / longest)))
-        resized = source if new == source.size else source.resize(new, method)
-        return np.asarray(resized), ((side - new[1]) // 2, (side - new[0]) // 2)
-    box: tuple[float, float, float, float] = (0, 0, width, height)
-    if recipe.resize == "shortest-side-centre-crop":
-        short = min(height, width)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        if short == side:
-            # Only a cut: resampling by half a pixel would blur an image that needs no scaling.
-            row, column = int(top), int(left)
-            return image[row : row + side, column : column + side], (0, 0)
-    return np.asarray(source.resize((side, side), method, box=box)), (0, 0)
+        ratio = long / frame
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+    other = int(frame * long / short)
+    return (frame, other) if height <= width else (other, frame)
+
+
+def _centre(length: int, side: int) -> tuple[slice, int]:
+    """The central pixels of a length, at most `side` of them, and where they begin among `side`."""
+    start = max(0, (length - side) // 2)
+    return slice(start, start + min(length, side)), max(0, (side - length) // 2)
 
 
 def decode_clip(source: str | Path | bytes, frames: int, where: str = "") -> list[RGB]:

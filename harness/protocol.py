@@ -54,6 +54,7 @@ RULES: Rules = {
         expected="eyechart_ and then a-z, 0-9 and _",
     ),
     (ImageRecipe, "resolution"): _SIDE,
+    (ImageRecipe, "crop_fraction"): Rule(low=0.25, high=1),
     (TokenRecipe, "layer"): Rule(high=1000),
     (TokenRecipe, "budget"): Rule(low=1, high=65536),
     (VideoRecipe, "frames"): Rule(low=1, high=10000),
