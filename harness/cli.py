@@ -40,8 +40,17 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         "--results", type=Path, metavar="DIR", help="bundles (default: results below the home folder)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+    _add_allow_code(parser)
     _add_places(parser)
     return parser
+
+
+def _add_allow_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-local-code",
+        action="store_true",
+        help='run the encoder.py of a submission with kind = "python"; such a row is never an official one',
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,11 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
     _add_places(demo)
     _add_submit(commands)
+    _add_checkpoint(commands)
     _add_run(commands, "plan", "check everything and show what a run would do")
     run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
     run.add_argument(
         "--batch", type=int, default=128, metavar="N", help="questions decoded together (speed only)"
+    )
+    run.add_argument(
+        "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
     _add_run(commands, "status", "show which units of a run are done")
 
@@ -85,14 +98,47 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_submit(commands: Any) -> None:
-    text = "write the manifest of a checkpoint's folder, as far as it can be read"
+    text = "write the manifest of a checkpoint, as far as it can be read"
     submit = commands.add_parser("submit", help=text, description=text)
-    submit.add_argument("folder", type=Path, metavar="FOLDER", help="config.json and model.safetensors")
+    submit.add_argument(
+        "checkpoint",
+        metavar="FOLDER|HUB-ID",
+        help="what transformers, timm or open_clip saved; or org/name, which is fetched first",
+    )
     submit.add_argument("--id", default="", help="name of the row (default: the folder's)")
+    submit.add_argument(
+        "--format", default="", help="transformers, timm or open_clip, where a folder holds two of them"
+    )
+    submit.add_argument("--revision", default="", help="hub: commit, tag or branch (default: the main one)")
+    submit.add_argument("--out", type=Path, metavar="DIR", help="hub: folder to fetch into (default: name)")
     submit.add_argument("--resolution", type=int, metavar="N", help="native side in pixels")
     for name in ("mean", "std"):
         submit.add_argument(f"--{name}", type=float, nargs=3, metavar="X", help="of red, green, blue, 0-1")
     submit.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+
+
+def _add_checkpoint(commands: Any) -> None:
+    """What is done with a checkpoint before it is measured."""
+    text = "look for what is wrong with an encoder, in under a minute"
+    doctor = commands.add_parser("doctor", help=text, description=text)
+    doctor.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
+    doctor.add_argument("--protocol", default="mini", help="name or path of a protocol (default: mini)")
+    doctor.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+    _add_allow_code(doctor)
+
+    text = "fetch the files of a manifest from the hub, at its pinned revision"
+    fetch = commands.add_parser("fetch", help=text, description=text)
+    fetch.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
+
+    text = "write a .pth of your own as safetensors, in a locked process"
+    convert = commands.add_parser("convert", help=text, description=text)
+    convert.add_argument("file", type=Path, metavar="FILE", help=".pth, .pt, .bin or .ckpt")
+    convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    convert.add_argument("--config", type=Path, metavar="FILE", help="config.json to put beside the weights")
+    convert.add_argument("--key", default="", help="entry that holds the weights (model, state_dict, ema …)")
+    convert.add_argument("--strip", default="", help="leading name to remove from every tensor")
+    convert.add_argument("--drop", nargs="*", default=[], metavar="NAME", help="leading names to leave out")
+    convert.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
 
 def _add_mini(commands: Any) -> None:
@@ -116,6 +162,10 @@ def _add_mini(commands: Any) -> None:
             part.add_argument(
                 "--out", type=Path, required=name == "train-llm", help="folder of the new weights"
             )
+        if name == "proof":
+            part.add_argument(
+                "--llm", type=Path, metavar="DIR", help="one of your own (default: the shipped)"
+            )
         if name in {"train", "record", "reproduce"}:
             part.add_argument("--only", nargs="*", default=[], metavar="ID", help="some members only")
             part.add_argument(
@@ -132,11 +182,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import mini_commands
 
         return mini_commands.run_part(arguments)
-    from harness import commands
+    from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {
         "demo": commands.demo,
-        "submit": commands.submit,
+        "submit": checkpoint_commands.submit,
+        "doctor": checkpoint_commands.doctor,
+        "fetch": checkpoint_commands.fetch_manifest_files,
+        "convert": checkpoint_commands.convert_checkpoint,
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,

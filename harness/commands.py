@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,15 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
     if not arguments.manifest.is_file():
         raise UsageError("no such manifest", where=str(arguments.manifest))
     ensure_suite(read_protocol(arguments.protocol).suite, home)
-    return make_plan(arguments.manifest, arguments.protocol, home, [_results_of(arguments, home)])
+    results = _results_of(arguments, home)
+    return make_plan(
+        arguments.manifest,
+        arguments.protocol,
+        home,
+        [results],
+        board=[root for root in {results, RESULTS} if root.is_dir()],
+        allow_code=arguments.allow_local_code,
+    )
 
 
 def _units(plan: Any) -> list[dict[str, Any]]:
@@ -54,27 +61,6 @@ def _units(plan: Any) -> list[dict[str, Any]]:
         }
         for u in plan.units
     ]
-
-
-def submit(arguments: argparse.Namespace) -> int:
-    """Write a checkpoint's manifest and say what is left to the person."""
-    from harness.submit import Given, submit as draft_of
-
-    given = Given(
-        id=arguments.id,
-        resolution=arguments.resolution,
-        mean=tuple(arguments.mean) if arguments.mean else None,
-        std=tuple(arguments.std) if arguments.std else None,
-    )
-    draft = draft_of(arguments.folder, given)
-    if arguments.json:
-        found = [asdict(fact) for fact in draft.facts]
-        print(json.dumps({"manifest": str(draft.path), "found": found, "open": draft.open_fields}, indent=1))
-        return 0
-    print(text_table(["found", "value", "from"], [[f.what, f.value, f.origin] for f in draft.facts]))
-    print(f"\nLeft to you in {draft.path}: {', '.join(draft.open_fields)}.")
-    print(f"Then: eyechart plan {draft.path}")
-    return 0
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -125,7 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure an encoder."""
     made = _make_plan(arguments)
     home = find_home(arguments.home)
-    report = carry_out(made, _results_of(arguments, home), arguments.workers, arguments.batch)
+    report = carry_out(
+        made,
+        _results_of(arguments, home),
+        arguments.workers,
+        arguments.batch,
+        heed_doctor=not arguments.ignore_doctor,
+    )
     if arguments.json:
         print(
             json.dumps({"bundles": [str(b) for b in report.bundles], "stages_s": report.stages_s}, indent=1)
@@ -137,7 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def carry_out(made: Any, results: Path, workers: int | None = None, batch: int = 128) -> Any:
+def carry_out(
+    made: Any, results: Path, workers: int | None = None, batch: int = 128, *, heed_doctor: bool = True
+) -> Any:
     """Run a plan on this machine with progress on stderr."""
     from harness.executors.local import LocalExecutor
     from harness.run import run_plan
@@ -145,7 +139,7 @@ def carry_out(made: Any, results: Path, workers: int | None = None, batch: int =
     if batch < 1 or (workers is not None and workers < 1):
         raise UsageError("--workers and --batch must be at least 1")
     with LocalExecutor(workers) as executor:
-        return run_plan(made, results, executor, Stage, batch)
+        return run_plan(made, results, executor, Stage, batch, heed_doctor=heed_doctor)
 
 
 def ingest_results(arguments: argparse.Namespace) -> int:

@@ -130,7 +130,7 @@ def extract(
     """Features of every image, from the cache where they are there.
 
     Args:
-        encoder: frozen; opened with `layer=protocol.tokens.layer`.
+        encoder: frozen; opened with the protocol's resolution and layer.
         images: what to encode.
         protocol: image and token recipes.
         cache: where shards rest.
@@ -188,8 +188,7 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
             found=str(encoder.layer),
             expected=str(protocol.tokens.layer),
         )
-    side = protocol.image.resolution
-    own = encoder.grid if side == encoder.resolution else encoder.encode(torch.zeros(1, 3, side, side)).grid
+    own = encoder.grid
     grid = target_grid(own, budget)
     key = {
         "features": FEATURES_VERSION,
@@ -201,6 +200,8 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
         "tokens": replace(protocol.tokens, budget=budget),
         "dataset": dataset_digest,
     }
+    if encoder.side != protocol.image.resolution:
+        key["side"] = encoder.side
     dtype = np.dtype(protocol.tokens.dtype)
     return _Plan(encoder, protocol, own, grid, min(own) < math.isqrt(budget), dtype, key)
 
@@ -228,7 +229,8 @@ def _encode_shard(
 
 def _pixels(plan: _Plan, images: ImageSource, part: slice) -> npt.NDArray[np.float32]:
     decoded = [images.load(i) for i in range(part.start, part.stop)]
-    return prepare(decoded, plan.protocol.image, plan.encoder.mean, plan.encoder.std)
+    recipe = replace(plan.protocol.image, resolution=plan.encoder.side)
+    return prepare(decoded, recipe, plan.encoder.mean, plan.encoder.std)
 
 
 def _refuse_non_finite(

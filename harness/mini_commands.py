@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 from harness.commands import RESULTS, ensure_suite
 from harness.errors import IncompleteError, IntegrityError, UsageError
@@ -91,12 +92,16 @@ def _train_llm(arguments: argparse.Namespace) -> int:
 
 
 def _proof(arguments: argparse.Namespace) -> int:
-    from harness.adapter.llm import load_llm
+    from harness.adapter.llm import llm_revision, load_llm
     from harness.mini.proof import DEFAULT_NEEDED, NEEDED, prove
     from harness.protocol import read_protocol
 
-    del arguments
-    shares = prove(load_llm(read_protocol("mini").llm))
+    recipe, folder = read_protocol("mini").llm, arguments.llm
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise UsageError("no language model", where=str(folder), expected="a folder that train-llm wrote")
+        recipe = replace(recipe, revision=llm_revision(folder))
+    shares = prove(load_llm(recipe, folder))
     rows = [
         [
             s.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from harness.adapter.llm import llm_revision, locate_llm
 from harness.answers import ENGINE
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
+from harness.duplicates import refuse_duplicate
 from harness.encoders.base import Encoder
 from harness.errors import DatasetError, IntegrityError
 from harness.files import require_free
@@ -86,11 +88,20 @@ def empty_run(submission: Submission, protocol: Protocol, task: Task, dataset_di
             num_error=0,
             num_missing=task.num_expected,
         ),
+        # Nobody else can know what a person's own code computes.
+        tier="self-reported" if submission.source.kind == "python" else "re-run",
     )
 
 
 def make_plan(
-    manifest: Path, protocol_name: str, home: Home, results: list[Path], tasks_dir: Path | None = None
+    manifest: Path,
+    protocol_name: str,
+    home: Home,
+    results: list[Path],
+    tasks_dir: Path | None = None,
+    *,
+    board: Sequence[Path] = (),
+    allow_code: bool = False,
 ) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
@@ -100,6 +111,8 @@ def make_plan(
         home: data and caches.
         results: folders whose committed bundles count as done.
         tasks_dir: another folder of task definitions.
+        board: folders of bundles among which a duplicate of this encoder is looked for.
+        allow_code: run the network of a submission that brings its own code.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
@@ -113,12 +126,13 @@ def make_plan(
     root = manifest.absolute().parent
     verify_files(submission, root)
     _check_llm(protocol)
-    subject = Subject(submission, root, protocol, home)
+    subject = Subject(submission, root, protocol, home, allow_code)
     digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
     check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
     for task in tasks.values():
         _check_rows(subject.data / task.dataset, task)
     encoder = open_subject(subject)
+    refuse_duplicate(submission, encoder.weight_digest(), protocol.name, board)
     done = _committed(results, protocol.name, submission.id)
     units = []
     for task in tasks.values():

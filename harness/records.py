@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from harness.digest import ADDED_LATER
+
 SCHEMA_VERSION = 1
 """Version of every file format in docs/format.md; bumped when a reader must change."""
 
-SourceKind = Literal["transformers", "timm", "open_clip", "local", "floor"]
+SourceKind = Literal["transformers", "timm", "open_clip", "local", "python", "floor"]
 FloorKind = Literal["blind", "shuffled-image", "random-init", "pixel-patches"]
 Objective = Literal[
     "softmax-contrastive",
@@ -133,6 +135,8 @@ class ImageRecipe:
     resize: Literal["squash", "shortest-side-centre-crop", "letterbox"]
     interpolation: Literal["bicubic", "bilinear"]
     resolution: int
+    crop_fraction: float = field(default=1.0, metadata=ADDED_LATER)
+    """The rule fills a side of resolution / crop_fraction, rounded down, and the centre is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 from harness.answers import probe_job, read_answers, seed_job, seed_steps
 from harness.bundle import count_scores, write_bundle
 from harness.data import open_split
-from harness.errors import DatasetError, IntegrityError
+from harness.doctor import examine
+from harness.errors import DatasetError, IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
 from harness.lmms import scorer_digest
 from harness.plan import Plan, Unit, require_disk
@@ -48,17 +49,33 @@ class RunReport:
 
 
 def run_plan(
-    plan: Plan, results: Path, executor: LocalExecutor, stage: StageMaker, batch: int = 128
+    plan: Plan,
+    results: Path,
+    executor: LocalExecutor,
+    stage: StageMaker,
+    batch: int = 128,
+    *,
+    heed_doctor: bool = True,
 ) -> RunReport:
     """Carry out what is pending and write one bundle a unit.
 
+    Args:
+        plan: from `make_plan`.
+        results: folder of the bundles.
+        executor: where jobs run.
+        stage: shows a stage's progress.
+        batch: questions decoded together; moves speed only.
+        heed_doctor: stop where the doctor finds a fault; its verdict goes into the receipt either way.
+
     Raises:
         ResourceError: not enough disk.
+        SubmissionError: the doctor found a fault.
         EyechartError: see the stages; finished parts stay in the cache, and the same call resumes.
     """
     if not plan.pending:
         return RunReport([u.bundle for u in plan.units if u.bundle], {}, _peak())
     require_disk(plan)
+    seen = _see_doctor(plan, stage, heed=heed_doctor)
     context = {"subject": plan.subject, "tasks": plan.tasks}
     times: dict[str, float] = {}
 
@@ -86,18 +103,51 @@ def run_plan(
     scores = _score(plan, {k: v[0] for k, v in made.items()}, show)
     times["scores"] = show.close()
     environment = _environment(plan, extracted, times, executor.workers)
+    shared = {**_receipt(plan, extracted), **seen}
+    bundles = _write_bundles(plan, results, made, scores, shared, environment)
+    done = [u.bundle for u in plan.units if u.bundle]
+    return RunReport(done + bundles, times, _peak())
+
+
+def _write_bundles(
+    plan: Plan,
+    results: Path,
+    made: Mapping[tuple[str, int], tuple[Path, dict[str, Any]]],
+    scores: Mapping[tuple[str, int], tuple[list[Score], str]],
+    shared: dict[str, Any],
+    environment: dict[str, Any],
+) -> list[Path]:
+    """One bundle for every pending unit; `shared` is what their receipts have in common."""
     bundles = []
     for unit in plan.pending:
         path, receipt = made[unit.task.name, unit.seed]
-        receipt = {**_receipt(plan, extracted), **receipt}
         judged, digest = scores[unit.task.name, unit.seed]
         run = replace(unit.run, counts=count_scores(judged))
-        answers = read_answers(path)
+        answers, receipt = read_answers(path), {**shared, **receipt}
         bundles.append(
             write_bundle(results, run, answers, receipt, environment, scores=judged, scorer_digest=digest)
         )
-    done = [u.bundle for u in plan.units if u.bundle]
-    return RunReport(done + bundles, times, _peak())
+    return bundles
+
+
+def _see_doctor(plan: Plan, stage: StageMaker, *, heed: bool) -> dict[str, Any]:
+    """What the receipt keeps of the doctor's visit; nothing for floors, which are faulty by design."""
+    subject = plan.subject
+    if subject.submission.floor is not None:
+        return {}
+    show = stage("doctor", "")
+    report = examine(subject.submission, subject.root, subject.protocol, allow_code=subject.allow_code)
+    show.close()
+    if report.findings and heed:
+        first = report.findings[0]
+        raise SubmissionError(
+            f"the doctor found a fault: {first.code}",
+            where=subject.submission.id,
+            found=first.seen,
+            expected=first.expected,
+            fix=f"{first.fix}. More: eyechart doctor MANIFEST; --ignore-doctor measures it as it is",
+        )
+    return {"doctor": report.receipt(), "gmacs": round(report.cost.gmacs, 6), "side": report.side}
 
 
 def _later_proof(extracted: list[dict[str, Any]], outcome: dict[str, Any]) -> dict[str, Any]:

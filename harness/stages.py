@@ -42,6 +42,8 @@ class Subject:
     """Folder of the manifest."""
     protocol: Protocol
     home: Home
+    allow_code: bool = False
+    """Run the network of a submission that brings its own code."""
 
     @property
     def data(self) -> Path:
@@ -57,7 +59,15 @@ def open_subject(subject: Subject) -> Encoder:
         some = [media.load(i) for i in range(CALIBRATION_IMAGES)]
         shape = subject.submission.input
         calibration = prepare(some, subject.protocol.image, shape.mean, shape.std)
-    return open_encoder(subject.submission, subject.root, calibration, layer=subject.protocol.tokens.layer)
+    protocol = subject.protocol
+    return open_encoder(
+        subject.submission,
+        subject.root,
+        calibration,
+        resolution=protocol.image.resolution,
+        layer=protocol.tokens.layer,
+        allow_code=subject.allow_code,
+    )
 
 
 def mixture_media(subject: Subject) -> tuple[EncodedImages, ClipFrames]:

@@ -184,7 +184,7 @@ def _read_floor(table: dict[str, Any], place: Place) -> tuple[FloorKind | None, 
 
 def _check_source(sub: Submission, place: Place) -> None:
     place = place.at("source")
-    if sub.source.kind in {"local", "floor"} and sub.source.revision != "local":
+    if sub.source.kind in {"local", "python", "floor"} and sub.source.revision != "local":
         place.at("revision").refuse("not well formed", found=show(sub.source.revision), expected='"local"')
     suffixes = {PurePosixPath(file.path).suffix for file in sub.source.files}
     if sub.floor is not None:
@@ -193,7 +193,9 @@ def _check_source(sub: Submission, place: Place) -> None:
         place.at("files").refuse("no files", fix="add [[source.files]] with path and sha256")
     if ".safetensors" not in suffixes:
         place.at("files").refuse("no weights", expected="at least one .safetensors file")
-    if sub.source.kind == "transformers" and ".json" not in suffixes:
+    if sub.source.kind == "python" and ".py" not in suffixes:
+        place.at("files").refuse("no code", expected="an encoder.py beside the weights")
+    if sub.source.kind in {"transformers", "timm", "open_clip"} and ".json" not in suffixes:
         place.at("files").refuse("no configuration", expected="a config.json beside the weights")
 
 
@@ -203,7 +205,8 @@ def _check_files(sub: Submission, root: Path, place: Place) -> None:
         spot = place.at("source").at("files").at(i).at("path")
         confine(root, file.path)
         suffix = PurePosixPath(file.path).suffix.lower()
-        if suffix in _FORMATS_WITH_CODE:
+        is_own_code = suffix == ".py" and sub.source.kind == "python"
+        if suffix in _FORMATS_WITH_CODE and not is_own_code:
             raise UnsafeInputError(
                 "file format refused, it can carry code",
                 where=f"{spot.file}: {spot.path}",
@@ -211,7 +214,7 @@ def _check_files(sub: Submission, root: Path, place: Place) -> None:
                 expected=".safetensors weights and .json configuration",
                 fix="convert the weights to safetensors on your own machine",
             )
-        if suffix not in {".safetensors", ".json"}:
+        if suffix not in {".safetensors", ".json"} and not is_own_code:
             spot.refuse("file format not known", found=show(file.path), expected=".safetensors or .json")
         if str(PurePosixPath(file.path)) != file.path:
             spot.refuse("not well formed", found=show(file.path), expected=str(PurePosixPath(file.path)))
@@ -265,7 +268,7 @@ def verify_files(sub: Submission, root: Path) -> None:
         _check_kind(path, place)
         if path.suffix.lower() == ".safetensors":
             read_safetensors_header(path, place.file)
-        else:
+        elif path.suffix.lower() == ".json":
             _check_config(path, place)
         digest = digest_file(path)
         if digest != file.sha256:

@@ -14,10 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.checkpoint_folder import (
+    CONFIG_OF,
+    FORMATS,
+    Reading,
+    Triple,
+    find_format,
+    find_weights,
+    read_folder,
+)
 from harness.digest import digest_file
 from harness.encoders import open_encoder
-from harness.encoders.architectures import read_config, read_table
-from harness.errors import SubmissionError, UnsafeInputError, UsageError
+from harness.errors import UsageError
 from harness.files import write_atomic
 from harness.records import (
     SCHEMA_VERSION,
@@ -25,21 +33,14 @@ from harness.records import (
     Objective,
     PretrainStage,
     Source,
+    SourceKind,
     Submission,
     WeightFile,
 )
-from harness.submission import RULES, UNSAFE_WEIGHTS, spell_source, spell_toml, verify_files
+from harness.submission import RULES, spell_source, spell_toml, verify_files
 
 MANIFEST = "submission.toml"
-WEIGHTS, INDEX, CONFIG, PREPROCESSOR, CARD = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-)
 OBJECTIVES = tuple(o for o in typing.get_args(Objective) if o != "none")
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +48,20 @@ class Given:
     """What the person said on the command line; it goes before what is found."""
 
     id: str = ""
+    format: str = ""
     resolution: int | None = None
     mean: Triple | None = None
     std: Triple | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """The hub repository that a folder was fetched from."""
+
+    repo: str
+    revision: str
+    """40 hex digits."""
+    license: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,157 +84,75 @@ class Draft:
     """What the person must still say."""
 
 
-def submit(folder: Path, given: Given) -> Draft:
+def submit(folder: Path, given: Given, origin: Origin | None = None) -> Draft:
     """Read a checkpoint's folder, check it, and write `submission.toml` into it.
 
     Args:
-        folder: config.json and safetensors as `save_pretrained` of transformers leaves them.
+        folder: what `save_pretrained` of transformers, or `save_for_hf` of timm or open_clip, leaves.
         given: what the person said.
+        origin: where the folder was fetched from; None for files of the person's own.
 
     Raises:
-        UsageError: no such folder, or there is a manifest already.
+        UsageError: no such folder, there is a manifest already, or what is given contradicts the files.
         SubmissionError: not a supported checkpoint, or its weights do not fit its configuration.
         UnsafeInputError: only weights in a format that can carry code, or a configuration that asks for code.
     """
     target = folder / MANIFEST
     if not folder.is_dir():
-        raise UsageError("no such folder", where=str(folder), expected="a folder with config.json")
+        raise UsageError("no such folder", where=str(folder), expected="a folder with a checkpoint")
     if target.exists():
         raise UsageError("there is a manifest already", where=str(target), fix="edit it, or move it away")
-    names = (CONFIG, *find_weights(folder))
-    model_type, config = read_config(folder / CONFIG)
+    if given.format and given.format not in FORMATS:
+        raise UsageError(
+            "no such format", where="--format", found=given.format, expected=" or ".join(FORMATS)
+        )
+    id_ = _id(given.id or _slug(origin.repo.split("/")[-1] if origin else folder.resolve().name))
+    form = find_format(folder, given.format)
+    names = (CONFIG_OF[form], *find_weights(folder, form))
+    reading = read_folder(folder, form)
     files = tuple(WeightFile(path=name, sha256=digest_file(folder / name)) for name in names)
+    found, input_facts = _input_of(reading, given)
+    license_ = reading.license or ((origin.license, origin.repo) if origin and origin.license else None)
     facts = [
-        Fact("architecture", model_type, CONFIG),
+        Fact("format", form, CONFIG_OF[form]),
+        Fact("architecture", reading.architecture, CONFIG_OF[form]),
         *(Fact("file", f"{file.path}  {file.sha256[:12]}…", "counted") for file in files),
+        *input_facts,
+        *([Fact("license", *license_)] if license_ else []),
     ]
-    source = Source(kind="local", name=model_type, revision="local", files=files)
-    found, origins = read_input(folder, config, given)
-    facts += [Fact(name, _spell(found[name]), origin) for name, origin in origins.items()]
-    license_ = read_license(folder)
-    if license_:
-        facts.append(Fact("license", license_, CARD))
-    id_ = _id(given.id or _slug(folder.resolve().name))
-    facts += _check(folder, source, found)
-    text, open_fields = _manifest(id_, license_, source, found)
-    write_atomic(target, text.encode())
-    return Draft(target, tuple(facts), open_fields)
-
-
-def find_weights(folder: Path) -> tuple[str, ...]:
-    """Names of the safetensors files that hold the checkpoint.
-
-    Raises:
-        SubmissionError: none, several that no index explains, a shard that is missing, or no config.json.
-        UnsafeInputError: weights of another format only.
-    """
-    if not (folder / CONFIG).is_file():
-        raise SubmissionError(
-            "no config.json", where=str(folder), expected="a folder that save_pretrained wrote"
-        )
-    there = sorted(path.name for path in folder.glob("*.safetensors"))
-    if (folder / INDEX).is_file():
-        shards = _shards(folder / INDEX)
-        if missing := sorted(set(shards) - set(there)):
-            raise SubmissionError(
-                "shard of the weights is missing", where=str(folder / INDEX), found=missing[0]
-            )
-        return shards
-    if WEIGHTS in there:
-        return (WEIGHTS,)
-    if len(there) == 1:
-        return (there[0],)
-    if there:
-        raise SubmissionError(
-            "several weight files and no index",
-            where=str(folder),
-            found=", ".join(there[:3]),
-            expected=f"{WEIGHTS}, or shards with {INDEX}",
-        )
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE_WEIGHTS)
-    if others:
-        raise UnsafeInputError(
-            "weights are not safetensors",
-            where=str(folder),
-            found=others[0],
-            fix="load them where you trust them and save_pretrained(..., safe_serialization=True)",
-        )
-    raise SubmissionError("no weights", where=str(folder), expected=WEIGHTS)
-
-
-def _shards(path: Path) -> tuple[str, ...]:
-    table = read_table(path, str(path)).get("weight_map")
-    if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
-        raise SubmissionError("index of the weights is not valid", where=str(path), expected="a weight_map")
-    names = tuple(sorted(set(table.values())))
-    if bad := [name for name in names if Path(name).name != name]:
-        raise UnsafeInputError("index leads out of its folder", where=str(path), found=bad[0])
-    return names
-
-
-def read_input(
-    folder: Path, config: dict[str, Any], given: Given
-) -> tuple[dict[str, int | Triple | None], dict[str, str]]:
-    """Native side, mean and deviation, each None where nothing says it; and where each was read.
-
-    The configuration's own `image_size` goes before the preprocessor's: it is what the network was built for.
-    """
-    table = (
-        read_table(folder / PREPROCESSOR, str(folder / PREPROCESSOR))
-        if (folder / PREPROCESSOR).is_file()
-        else {}
+    kind: SourceKind = form if origin else "local"
+    source = Source(
+        kind=kind,
+        name=origin.repo if origin else reading.architecture,
+        revision=origin.revision if origin else "local",
+        files=files,
     )
-    sides = [
-        ("--resolution", given.resolution),
-        (CONFIG, _side(config.get("image_size"))),
-        (PREPROCESSOR, _side(table.get("crop_size")) if table.get("do_center_crop", True) else None),
-        (PREPROCESSOR, _side(table.get("size"))),
-    ]
-    candidates: dict[str, list[tuple[str, Any]]] = {
-        "resolution": sides,
-        "mean": [("--mean", given.mean), (PREPROCESSOR, _triple(table.get("image_mean")))],
-        "std": [("--std", given.std), (PREPROCESSOR, _triple(table.get("image_std")))],
-    }
-    if table.get("do_normalize") is False and given.mean is None and given.std is None:
-        candidates["mean"], candidates["std"] = [(PREPROCESSOR, (0.0,) * 3)], [(PREPROCESSOR, (1.0,) * 3)]
-    found: dict[str, int | Triple | None] = {}
-    origins = {}
-    for name, options in candidates.items():
-        origin, value = next(((o, v) for o, v in options if v is not None), ("", None))
+    counted = _check(folder, source, found)
+    words = reading.architecture + (f", {_short(counted[0].value)} parameters" if counted else "")
+    text, open_fields = _manifest(id_, license_[0] if license_ else "", words, source, found, reading.notes)
+    write_atomic(target, text.encode())
+    return Draft(target, (*facts, *counted), open_fields)
+
+
+def _input_of(reading: Reading, given: Given) -> tuple[dict[str, Any], list[Fact]]:
+    """Native side, mean and deviation, each None where nothing says it; and where each was read."""
+    if given.resolution and reading.built_for and given.resolution != reading.built_for:
+        raise UsageError(
+            "resolution contradicts the network's configuration",
+            where="--resolution",
+            found=str(given.resolution),
+            expected=str(reading.built_for),
+            fix="leave it out: the protocol decides at which side the encoder is measured",
+        )
+    found: dict[str, Any] = {}
+    facts = []
+    for name in ("resolution", "mean", "std"):
+        said, read = getattr(given, name), getattr(reading, name)
+        value, origin = (said, f"--{name}") if said is not None else (read or (None, ""))
         found[name] = value
         if value is not None:
-            origins[name] = origin
-    return found, origins
-
-
-def _side(value: Any) -> int | None:
-    """A square side out of the library's spellings of a size; None for anything else."""
-    if isinstance(value, dict):
-        sides = {
-            value.get("height", value.get("shortest_edge")),
-            value.get("width", value.get("shortest_edge")),
-        }
-    elif isinstance(value, list):
-        sides = set(value) if all(isinstance(v, int) for v in value) else set()
-    else:
-        sides = {value}
-    side = sides.pop() if len(sides) == 1 else None
-    return side if isinstance(side, int) and not isinstance(side, bool) and side > 0 else None
-
-
-def _triple(value: Any) -> Triple | None:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return None
-
-
-def read_license(folder: Path) -> str:
-    """The licence in the front matter of a model card, "" where there is none."""
-    path = folder / CARD
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    head = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
-    line = re.search(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", head[1], flags=re.MULTILINE) if head else None
-    return line[1] if line else ""
+            facts.append(Fact(name, _spell(value), origin))
+    return found, facts
 
 
 def _slug(name: str) -> str:
@@ -238,6 +168,11 @@ def _id(text: str) -> str:
 
 def _spell(value: object) -> str:
     return ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _short(count: str) -> str:
+    number = int(count.replace(",", ""))
+    return f"{number / 1e6:.3g} M" if number >= 1e5 else count
 
 
 def _check(folder: Path, source: Source, found: dict[str, Any]) -> list[Fact]:
@@ -267,7 +202,9 @@ def _check(folder: Path, source: Source, found: dict[str, Any]) -> list[Fact]:
     ]
 
 
-def _manifest(id_: str, license_: str, source: Source, found: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _manifest(
+    id_: str, license_: str, words: str, source: Source, found: dict[str, Any], notes: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
     """The text, and the names of the fields that are still open."""
     lines = [
         f"schema = {SCHEMA_VERSION}",
@@ -277,7 +214,7 @@ def _manifest(id_: str, license_: str, source: Source, found: dict[str, Any]) ->
         "links = []  # https addresses of a paper, a page; may stay empty",
         f"license = {spell_toml(license_)}  # of the weights",
         'contamination = ""  # "none known", or what the training data shares with the tasks',
-        'architecture = ""  # in your words, for the page; may stay empty',
+        f"architecture = {spell_toml(words)}  # for the page, in your words",
         *spell_source(source),
     ]
     help_ = {
@@ -291,6 +228,7 @@ def _manifest(id_: str, license_: str, source: Source, found: dict[str, Any]) ->
         "",
         "# One table a stage that made the weights, oldest first. The last stage that trained the image side",
         "# decides whether the row counts as classification or contrastive.",
+        *(f"# {note}" for note in notes),
         "[[pretraining]]",
         f'objective = ""  # {", ".join(OBJECTIVES)}',
         'data = ""  # what it was trained on, in words',

@@ -10,59 +10,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_transformers
 from safetensors.torch import load_file, save_file
 
 from harness.encoders import open_encoder
-from harness.encoders.architectures import ARCHITECTURES
 from harness.encoders.base import ENCODE_CHUNK
 from harness.encoders.safetensors_load import read_header
 from harness.errors import IntegrityError, InternalError, SubmissionError, UnsafeInputError
 from harness.records import InputSpec, Source, Submission, WeightFile
 
-TRANSFORMER = dict(
-    image_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
-)
-SMALL = {
-    "resnet": dict(embedding_size=16, hidden_sizes=[16, 24, 32], depths=[1, 1, 1], layer_type="basic"),
-    "pvt_v2": dict(
-        image_size=64, num_encoder_blocks=3, depths=[1, 1, 1], sr_ratios=[4, 2, 1], hidden_sizes=[16, 32, 48],
-        patch_sizes=[7, 3, 3], strides=[4, 2, 2], num_attention_heads=[1, 2, 3], mlp_ratios=[2, 2, 2],
-    ),
-    "convnext": dict(hidden_sizes=[8, 16, 24], depths=[1, 1, 1], num_stages=3, image_size=64),
-    "vit": dict(TRANSFORMER, patch_size=16),
-    "swin": dict(
-        image_size=64, patch_size=4, embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 2], window_size=4
-    ),
-    "siglip_vision_model": dict(TRANSFORMER, patch_size=16),
-    "clip_vision_model": dict(TRANSFORMER, patch_size=16),
-    "dinov2": dict(image_size=64, patch_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2),
-}  # fmt: skip
-GRID = dict.fromkeys(SMALL, (4, 4))
-WIDTH = {"pvt_v2": 48, "convnext": 24, "swin": 64}
-
-
-def library_network(model_type, seed=0, **changes):
-    import transformers
-
-    torch.manual_seed(seed)
-    architecture = ARCHITECTURES[model_type]
-    config = getattr(transformers, architecture.config_class)(**{**SMALL[model_type], **changes})
-    network = getattr(transformers, architecture.model_class)(config).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2.0)
-    # A fresh network's gains are all alike; tensors that were swapped would not be noticed.
-    for parameter in network.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return network
-
 
 def saved(folder, model_type, *, half=False, **changes):
-    network = library_network(model_type, **changes)
+    network = save_transformers(folder, model_type, **changes).network
     if half:
         network = network.half()
-    network.save_pretrained(folder)
+        network.save_pretrained(folder)
     return network.float()
 
 
@@ -100,34 +62,6 @@ def edit_weights(folder, edit):
     weights = load_file(folder / "model.safetensors")
     edit(weights)
     save_file(weights, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
-def test_tokens_equal_an_independent_call_of_the_library(tmp_path, model_type):
-    network = saved(tmp_path, model_type)
-    pixels = images(3)
-    with torch.no_grad():
-        wanted = network(pixel_values=pixels).last_hidden_state
-    if wanted.ndim == 4:
-        # Spelt out cell by cell, so that a transposed grid cannot pass.
-        cells = [
-            wanted[:, :, row, column] for row in range(wanted.shape[2]) for column in range(wanted.shape[3])
-        ]
-        wanted = torch.stack(cells, dim=1)
-    else:
-        wanted = wanted[:, wanted.shape[1] - 16 :]
-    encoder = open_encoder(submission(tmp_path), tmp_path)
-    output = encoder.encode(pixels)
-    assert encoder.grid == output.grid == GRID[model_type]
-    assert encoder.width == WIDTH.get(model_type, 32)
-    assert output.patch_tokens.dtype == torch.float32
-    assert output.patch_tokens.shape == (3, 16, encoder.width)
-    torch.testing.assert_close(output.patch_tokens, wanted, rtol=0, atol=1e-5)
-    torch.testing.assert_close(output.pooled, wanted.mean(dim=1), rtol=0, atol=1e-5)
-
-
-def test_every_architecture_has_a_small_checkpoint_here():
-    assert SMALL.keys() == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("model_type", ["resnet", "pvt_v2", "vit"])
@@ -186,7 +120,7 @@ def test_digest_also_covers_batch_norm_statistics(resnet):
 def test_unsupported_architecture_lists_what_is(resnet):
     edit_config(resnet, model_type="mamba")
     with pytest.raises(
-        SubmissionError, match="unsupported architecture: found 'mamba', expected one of clip_vision"
+        SubmissionError, match="unsupported architecture: found 'mamba', expected one of beit, clip"
     ):
         open_encoder(submission(resnet), resnet)
 
@@ -251,18 +185,18 @@ def test_missing_extra_and_misshapen_tensors_are_listed_together(resnet):
     names = sorted(load_file(resnet / "model.safetensors"))
 
     def edit(weights):
-        for name in names[:7]:
+        for name in names[:12]:
             del weights[name]
         weights["head.weight"] = torch.zeros(3)
-        weights[names[10]] = torch.zeros(2, 2, 2)
+        weights[names[13]] = torch.zeros(2, 2, 2)
 
     edit_weights(resnet, edit)
     with pytest.raises(SubmissionError) as caught:
         open_encoder(submission(resnet), resnet)
     message = str(caught.value)
-    assert f"7 missing ({', '.join(names[:5])}, …)" in message
+    assert f"12 missing ({', '.join(names[:10])}, …)" in message
     assert "1 extra (head.weight)" in message
-    assert f"1 of another shape ({names[10]} [2, 2, 2] instead of" in message
+    assert f"1 of another shape ({names[13]} [2, 2, 2] instead of" in message
     assert "\n" not in message
 
 
@@ -356,10 +290,11 @@ def test_config_and_weights_must_both_be_listed(resnet, only):
         open_encoder(submission(resnet, only=only), resnet)
 
 
-def test_position_embeddings_tie_an_encoder_to_its_size(tmp_path):
-    saved(tmp_path, "vit")
-    with pytest.raises(SubmissionError, match="takes one image size only: found 32 pixels"):
-        open_encoder(submission(tmp_path, resolution=32), tmp_path)
+def test_windows_that_do_not_fit_the_protocols_side_are_refused(tmp_path):
+    saved(tmp_path, "swin", image_size=112, window_size=7)
+    assert open_encoder(submission(tmp_path, resolution=112), tmp_path).grid == (7, 7)
+    with pytest.raises(SubmissionError, match="cannot encode an image of this size: found 64 pixels"):
+        open_encoder(submission(tmp_path, resolution=112), tmp_path, resolution=64)
 
 
 def test_a_convolutional_encoder_takes_any_size(resnet):

@@ -256,14 +256,14 @@ def test_a_broken_folder_is_one_clear_error_and_no_manifest(resnet, damage, erro
 
 
 def test_a_size_the_network_is_not_built_for_is_refused(vit):
-    with pytest.raises(SubmissionError, match="one image size"):
+    with pytest.raises(UsageError, match="contradicts the network's configuration: found 64, expected 32"):
         submit(vit, Given(resolution=64))
 
 
 def test_the_command_says_what_it_found_and_what_is_left(vit, capsys):
     assert main(["submit", str(vit)]) == 0
     out = capsys.readouterr().out
-    assert "preprocessor_config.json" in out and f"Then: eyechart plan {vit / MANIFEST}" in out
+    assert "preprocessor_config.json" in out and f"Then: eyechart doctor {vit / MANIFEST}" in out
     assert "pretraining.objective" in out.split("Left to you")[1]
     (vit / MANIFEST).unlink()
     assert main(["submit", str(vit), "--json", "--id", "mine"]) == 0

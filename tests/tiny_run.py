@@ -274,8 +274,8 @@ def patch_commands(patch: pytest.MonkeyPatch, tiny: Tiny) -> None:
     """Let the commands use the miniature: its tasks, no writing of the real suite, no processes."""
     install(patch, tiny)
 
-    def plan(manifest: Path, protocol: str, home: Home, results: list[Path]) -> Any:
-        return make_plan(manifest, protocol, home, results, tiny.tasks)
+    def plan(manifest: Path, protocol: str, home: Home, results: list[Path], **options: Any) -> Any:
+        return make_plan(manifest, protocol, home, results, tiny.tasks, **options)
 
     patch.setattr("harness.commands.ensure_suite", lambda suite, home: None)
     patch.setattr("harness.plan.make_plan", plan)

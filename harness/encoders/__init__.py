@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,10 @@ def open_encoder(
     root: Path,
     calibration: npt.NDArray[np.float32] | None = None,
     *,
+    resolution: int | None = None,
     layer: int = 0,
     device: str = "cpu",
+    allow_code: bool = False,
 ) -> Encoder:
     """The frozen encoder that a submission describes.
 
@@ -30,26 +32,62 @@ def open_encoder(
             a `random-init` floor lists its base's config.json.
         root: folder that the paths in `sub.source.files` start from.
         calibration: (n, 3, R, R) float32 prepared training pixels, for random-init with batch norm.
+        resolution: the protocol's (`protocol.image.resolution`); the encoder's `side` is the multiple of
+            its stride nearest to it. None opens it at its native resolution.
         layer: hidden layer the tokens come from, counted from the end (`protocol.tokens.layer`).
         device: torch device that computes.
+        allow_code: run the network of a submission with `source.kind = "python"`.
 
     Raises:
-        UnsafeInputError: pickle, a path outside `root`, a configuration that asks for code.
+        UnsafeInputError: pickle, a path outside `root`, a configuration that asks for code, or code itself.
         SubmissionError: unsupported architecture, or weights that do not fit it exactly.
     """
     from harness.encoders import floors, hf
 
+    place: dict[str, Any] = {"resolution": resolution, "layer": layer, "device": device}
     if sub.floor == "blind":
-        return floors.BlindEncoder(sub, layer=layer, device=device)
+        return floors.BlindEncoder(sub, **place)
     if sub.floor == "pixel-patches":
-        return floors.PixelPatchEncoder(sub, layer=layer, device=device)
+        return floors.PixelPatchEncoder(sub, **place)
     if sub.floor == "random-init":
-        return floors.open_random_init(sub, root, calibration, layer=layer, device=device)
-    if sub.floor == "shuffled-image" or sub.source.kind in {"local", "transformers"}:
-        return hf.open_checkpoint(sub, root, layer=layer, device=device)
-    raise SubmissionError(
-        "unsupported kind of source",
-        where=f"{sub.id}: source.kind",
-        found=sub.source.kind,
-        expected="local or transformers",
-    )
+        return floors.open_random_init(sub, root, calibration, **place)
+    if sub.source.kind == "python":
+        from harness.encoders.local_code import open_local_code
+
+        return open_local_code(sub, root, allow_code=allow_code, **place)
+    form = checkpoint_format(sub, root)
+    if form == "open_clip":
+        from harness.encoders import open_clip
+
+        return open_clip.open_open_clip(sub, root, **place)
+    if form == "timm":
+        from harness.encoders import timm
+
+        return timm.open_timm(sub, root, **place)
+    return hf.open_checkpoint(sub, root, **place)
+
+
+def checkpoint_format(sub: Submission, root: Path) -> Literal["transformers", "timm", "open_clip"]:
+    """Which library wrote a submission's files, by the files themselves.
+
+    Raises:
+        SubmissionError: the files are of another library than `source.kind` says.
+    """
+    from harness.encoders.config_json import read_table
+    from harness.files import confine
+
+    names = {Path(file.path).name: file.path for file in sub.source.files}
+    form: Literal["transformers", "timm", "open_clip"] = "transformers"
+    if "open_clip_config.json" in names:
+        form = "open_clip"
+    elif "config.json" in names:
+        table = read_table(confine(root, names["config.json"]), "config.json")
+        form = "timm" if "architecture" in table and "model_type" not in table else "transformers"
+    if sub.source.kind not in {"local", "floor", form}:
+        raise SubmissionError(
+            "files are of another library than the manifest says",
+            where=f"{sub.id}: source.kind",
+            found=sub.source.kind,
+            expected=form,
+        )
+    return form

@@ -9,15 +9,17 @@ place fixed: on one machine with one set of versions and threads, features are b
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from harness.digest import digest_arrays
 from harness.errors import IntegrityError, InternalError, SubmissionError
+from harness.records import Submission
 
 ENCODE_CHUNK = 64
 """Rows of every forward pass."""
@@ -41,17 +43,21 @@ class Encoder(Protocol):
     width: int
     """D, features a token."""
     grid: tuple[int, int]
-    """(h, w) at `resolution`."""
+    """(h, w) at `side`."""
     num_params: int
     resolution: int
-    """Native side in pixels."""
+    """Native side in pixels, as the manifest says it."""
+    side: int
+    """Side in pixels of the images it was opened for: see `fit_side`."""
+    stride: int
+    """Pixels from one token to the next."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     layer: int
     """Which hidden layer the tokens come from, counted from the end."""
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
-        """Features of (B, 3, R, R) fp32 normalised pixels; any B ≥ 1."""
+        """Features of (B, 3, S, S) fp32 normalised pixels with S = `side`; any B ≥ 1."""
 
     def weight_digest(self) -> str:
         """sha256 over all weights and buffers; equal before and after every stage."""
@@ -110,3 +116,137 @@ def side_of(num_tokens: int, where: str) -> int:
             "patch tokens of a square image form no square", where=where, found=f"{num_tokens} tokens"
         )
     return side
+
+
+def fit_side(resolution: int | None, native: int, stride: int) -> int:
+    """Side in pixels at which an encoder sees the images of a protocol.
+
+    Its native one where the protocol asks for that; else the multiple of its stride that is nearest, the
+    larger of two. A network of patches cuts off what is left at the right and the bottom edge, so an image
+    of another side would be seen in part: at 64 pixels and patches of 14, only 77 % of it.
+    """
+    if resolution is None or resolution == native:
+        return native
+    return max(1, math.floor(resolution / stride + 0.5)) * stride
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters of a network; of one tied to an image size, count them before it is given another."""
+    return sum(p.numel() for p in module.parameters())
+
+
+class FrozenEncoder:
+    """A frozen network read as a grid of patch tokens; each source of checkpoints says how it is read.
+
+    Args:
+        submission: gives id, native resolution, mean and std.
+        module: the network with its weights.
+        side: pixels of the images to be encoded.
+        stride: pixels from one token to the next.
+        layer: hidden layer, 0 = the network's own output.
+        device: where it computes.
+        planes: False lays images out as rows of pixels, in which convolutions run about a third faster.
+        cuts_patches: the network's first layer leaves out what does not fill a whole patch.
+    """
+
+    source: ClassVar[str]
+
+    def __init__(
+        self,
+        submission: Submission,
+        module: nn.Module,
+        *,
+        side: int,
+        stride: int,
+        layer: int = 0,
+        device: str = "cpu",
+        planes: bool = True,
+        cuts_patches: bool = False,
+    ) -> None:
+        self.id, self.resolution = submission.id, submission.input.resolution
+        self.mean, self.std = submission.input.mean, submission.input.std
+        self.layer, self.side, self.stride = layer, side, stride
+        self.module = freeze(module).to(device)
+        self.cuts_patches = cuts_patches
+        self._planes, self._device = planes, torch.device(device)
+        if not planes:
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.num_params = count_parameters(self.module)
+        sample = self.read(torch.zeros(1, 3, side, side))
+        rows = side_of(sample.shape[1], self.id)
+        self.grid, self.width = (rows, rows), int(sample.shape[2])
+
+    def encode(self, pixels: Tensor) -> EncoderOutput:
+        """Features of B images.
+
+        Args:
+            pixels: (B, 3, S, S) fp32 with S = `side`, normalised by `mean` and `std`.
+
+        Raises:
+            SubmissionError: the network cannot take such an image.
+        """
+        tokens = encode_in_chunks(self.read, pixels)
+        side = side_of(tokens.shape[1], self.id)
+        return EncoderOutput(tokens, (side, side), tokens.mean(dim=1))
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """One forward pass of B rows as they are, without filling a chunk.
+
+        Args:
+            pixels: (B, 3, S, S) fp32.
+
+        Returns:
+            (B, N, D) patch tokens, row-major over the grid.
+
+        Raises:
+            SubmissionError: the network cannot take such an image.
+        """
+        pixels = pixels.to(self._device, torch.float32)
+        if not self._planes:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.no_grad(), exact_float32():
+                found = self._features(pixels)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SubmissionError(
+                "network cannot encode an image of this size",
+                where=self.id,
+                found=f"{pixels.shape[-1]} pixels: {type(error).__name__}: {error}",
+            ) from error
+        return found.flatten(2).transpose(1, 2).contiguous() if found.ndim == 4 else found
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D, h, w), or (B, N, D) without prefix tokens."""
+        raise NotImplementedError
+
+    def weight_digest(self) -> str:
+        """sha256 over all weights and buffers."""
+        return state_digest(self.module)
+
+    def description(self) -> dict[str, Any]:
+        """Plain values that, with the weights, determine the function computed."""
+        raise NotImplementedError
+
+    def too_few_layers(self, layers: int) -> SubmissionError:
+        """The error of a protocol that asks for a layer which the network does not have."""
+        return SubmissionError(
+            "network has too few layers for this protocol",
+            where=self.id,
+            found=f"{layers} layers",
+            expected=f"layer {self.layer} from the end",
+        )
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Full fp32 products and fixed kernels on a GPU too; the CPU has nothing else."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.digest import digest_arrays
-from harness.encoders.architectures import read_config
 from harness.encoders.base import ENCODE_CHUNK, EncoderOutput
+from harness.encoders.config_json import read_config
 from harness.encoders.hf import HFEncoder, build_module, checkpoint_files
 from harness.errors import InternalError
 from harness.records import Submission
@@ -26,11 +26,14 @@ BLIND_WIDTH = 64
 class BlindEncoder:
     """Zeros for every image: what the LLM scores by the question alone."""
 
-    def __init__(self, submission: Submission, *, layer: int = 0, device: str = "cpu") -> None:
-        self.id, self.resolution = submission.id, submission.input.resolution
+    def __init__(
+        self, submission: Submission, *, resolution: int | None = None, layer: int = 0, device: str = "cpu"
+    ) -> None:
+        self.id, self.resolution, self.stride = submission.id, submission.input.resolution, PATCH
+        self.side = resolution or self.resolution
         self.mean, self.std = submission.input.mean, submission.input.std
         self.width, self.num_params, self.layer = BLIND_WIDTH, 0, layer
-        self.grid = _patch_grid(self.resolution)
+        self.grid = _patch_grid(self.side)
         self._device = torch.device(device)
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
@@ -51,11 +54,14 @@ class BlindEncoder:
 class PixelPatchEncoder:
     """Each token is the raw pixels of one patch: what the adapter and the LLM can do by themselves."""
 
-    def __init__(self, submission: Submission, *, layer: int = 0, device: str = "cpu") -> None:
-        self.id, self.resolution = submission.id, submission.input.resolution
+    def __init__(
+        self, submission: Submission, *, resolution: int | None = None, layer: int = 0, device: str = "cpu"
+    ) -> None:
+        self.id, self.resolution, self.stride = submission.id, submission.input.resolution, PATCH
+        self.side = resolution or self.resolution
         self.mean, self.std = submission.input.mean, submission.input.std
         self.width, self.num_params, self.layer = 3 * PATCH * PATCH, 0, layer
-        self.grid = _patch_grid(self.resolution)
+        self.grid = _patch_grid(self.side)
         self._device = torch.device(device)
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
@@ -87,6 +93,7 @@ def open_random_init(
     root: Path,
     calibration: npt.NDArray[np.float32] | None,
     *,
+    resolution: int | None = None,
     layer: int = 0,
     device: str = "cpu",
 ) -> HFEncoder:
@@ -99,6 +106,7 @@ def open_random_init(
         submission: a floor whose files include the base's config.json.
         root: folder of the files.
         calibration: (n, 3, R, R) float32 prepared pixels; may be None for a network without batch norm.
+        resolution: the protocol's; None is the native one.
         layer: hidden layer from the end.
         device: where it computes.
 
@@ -125,7 +133,9 @@ def open_random_init(
                 expected="float32 (n, 3, R, R)",
             )
         _calibrate(module, norms, calibration)
-    return HFEncoder(submission, model_type, config, module, layer=layer, device=device)
+    return HFEncoder(
+        submission, model_type, config, module, resolution=resolution, layer=layer, device=device
+    )
 
 
 def _calibrate(module: nn.Module, norms: list[Any], pixels: npt.NDArray[np.float32]) -> None:

@@ -13,21 +13,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.encoders.architectures import ARCHITECTURES, Architecture, read_config
-from harness.encoders.base import EncoderOutput, encode_in_chunks, freeze, side_of, state_digest
+from harness.encoders.architectures import ARCHITECTURES, Architecture, cut_patches
+from harness.encoders.base import FrozenEncoder, fit_side, side_of
+from harness.encoders.config_json import read_config, unused_tensors
 from harness.encoders.safetensors_load import read_header, read_weights
+from harness.encoders.strict import refuse_differences
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.files import confine
 from harness.records import Submission
 from harness.submission import UNSAFE_WEIGHTS
 
-_BUILD_ERRORS = (
+BUILD_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What the library raises on a configuration that describes no network."""
+"""What a library raises on a configuration that describes no network."""
+_MEASURING_SIDE = 512
 
 
-class HFEncoder:
+class HFEncoder(FrozenEncoder):
     """A frozen transformers network read as a grid of patch tokens.
 
     Args:
@@ -35,9 +38,12 @@ class HFEncoder:
         model_type: key of `ARCHITECTURES`.
         config: its configuration fields.
         module: the network with its weights.
+        resolution: the protocol's; None is the native one.
         layer: hidden layer, 0 = the network's own output.
         device: where it computes.
     """
+
+    source = "transformers"
 
     def __init__(
         self,
@@ -46,40 +52,29 @@ class HFEncoder:
         config: dict[str, Any],
         module: nn.Module,
         *,
+        resolution: int | None = None,
         layer: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.id = submission.id
-        self.resolution = submission.input.resolution
-        self.mean, self.std = submission.input.mean, submission.input.std
-        self.layer = layer
-        self.module = freeze(module).to(device)
-        self._architecture: Architecture = ARCHITECTURES[model_type]
-        if self._architecture.layout == "map":
-            # Convolutions run about a third faster on rows of pixels than on planes.
-            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._model_type, self._config, self._device = model_type, config, torch.device(device)
-        self.num_params = sum(p.numel() for p in self.module.parameters())
-        sample = self._tokens(torch.zeros(1, 3, self.resolution, self.resolution, device=self._device))
-        side = side_of(sample.shape[1], self.id)
-        self.grid, self.width = (side, side), int(sample.shape[2])
-
-    def encode(self, pixels: Tensor) -> EncoderOutput:
-        """Features of B images.
-
-        Args:
-            pixels: (B, 3, R, R) fp32, normalised by `mean` and `std`.
-
-        Raises:
-            SubmissionError: the network is tied to another resolution than R.
-        """
-        tokens = encode_in_chunks(self._tokens, pixels.to(self._device, torch.float32))
-        side = side_of(tokens.shape[1], self.id)
-        return EncoderOutput(tokens, (side, side), tokens.mean(dim=1))
-
-    def weight_digest(self) -> str:
-        """sha256 over all weights and buffers."""
-        return state_digest(self.module)
+        self._architecture = ARCHITECTURES[model_type]
+        self._model_type, self._config = model_type, config
+        whole: dict[str, Any] = cast("Any", module.config).to_dict()
+        self._prefix, self._patch = self._architecture.num_prefix(whole), whole.get("patch_size")
+        patch = self._architecture.patch_stride(whole)
+        stride = patch or _map_stride(model_type, config)
+        native = whole.get("image_size")
+        side = fit_side(resolution, submission.input.resolution, stride)
+        self._resampled = self._architecture.resamples == "asked" and native not in (side, [side, side])
+        super().__init__(
+            submission,
+            module,
+            side=side,
+            stride=stride,
+            layer=layer,
+            device=device,
+            planes=self._architecture.layout != "map",
+            cuts_patches=patch is not None,
+        )
 
     def description(self) -> dict[str, Any]:
         """Architecture, configuration and layer."""
@@ -90,69 +85,45 @@ class HFEncoder:
             "layer": self.layer,
         }
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        """(B, 3, R, R) -> (B, N, D)."""
-        self._check_side(int(pixels.shape[-1]))
-        if self._architecture.layout == "map":
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        try:
-            with torch.no_grad(), _exact_float32():
-                output = self.module(
-                    pixel_values=pixels, output_hidden_states=self.layer > 0, return_dict=True
-                )
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise SubmissionError(
-                "network cannot encode an image of its native size",
-                where=self.id,
-                found=f"{type(error).__name__}: {error}",
-            ) from error
+    def _features(self, pixels: Tensor) -> Tensor:
+        output = self.module(**self._inputs(pixels), output_hidden_states=self.layer > 0, return_dict=True)
         hidden = output.last_hidden_state if self.layer == 0 else self._hidden(output.hidden_states)
-        if hidden.ndim == 4:
-            return cast("Tensor", hidden.flatten(2).transpose(1, 2).contiguous())
-        return cast("Tensor", hidden[:, self._architecture.prefix_tokens :])
+        return cast("Tensor", hidden if hidden.ndim == 4 else hidden[:, self._prefix :])
+
+    def _inputs(self, pixels: Tensor) -> dict[str, Any]:
+        if self._architecture.layout == "patches":
+            patches = cut_patches(pixels, int(self._patch or 1))
+            side = side_of(patches.shape[1], self.id)
+            shapes = torch.tensor([[side, side]] * len(pixels), device=pixels.device)
+            mask = torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device)
+            return {"pixel_values": patches, "spatial_shapes": shapes, "pixel_attention_mask": mask}
+        asked = {"interpolate_pos_encoding": True} if self._resampled else {}
+        return {"pixel_values": pixels, **asked}
 
     def _hidden(self, states: Sequence[Tensor]) -> Tensor:
         if self.layer >= len(states):
-            raise SubmissionError(
-                "network has too few layers for this protocol",
-                where=self.id,
-                found=f"{len(states) - 1} layers",
-                expected=f"layer {self.layer} from the end",
-            )
+            raise self.too_few_layers(len(states) - 1)
         return states[-1 - self.layer]
 
-    def _check_side(self, side: int) -> None:
-        native = getattr(self.module.config, "image_size", side)
-        if self._architecture.fixed_size and native != side:
-            raise SubmissionError(
-                "network takes one image size only",
-                where=self.id,
-                found=f"{side} pixels",
-                expected=f"image_size {native} of its configuration",
-            )
+
+def _map_stride(model_type: str, config: Mapping[str, Any]) -> int:
+    """Pixels between the cells of a network of convolutions, measured on shapes alone."""
+    module = build_module(model_type, config, meta=True).eval()
+    with torch.no_grad(), _described_by(model_type):
+        image = torch.empty(1, 3, _MEASURING_SIDE, _MEASURING_SIDE, device="meta")
+        state = module(pixel_values=image, return_dict=True).last_hidden_state
+    cells = int(state.shape[-1]) if state.ndim == 4 else math.isqrt(int(state.shape[1]))
+    return max(1, _MEASURING_SIDE // max(1, cells))
 
 
-@contextlib.contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Full fp32 products and fixed kernels on a GPU too; the CPU has nothing else."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
-
-
-def checkpoint_files(submission: Submission, root: Path) -> tuple[Path, list[Path]]:
-    """config.json and the safetensors files of a submission.
+def checkpoint_files(
+    submission: Submission, root: Path, config: str = "config.json"
+) -> tuple[Path, list[Path]]:
+    """The configuration and the safetensors files of a submission.
 
     Raises:
         UnsafeInputError: a path leaves `root`, or a file of another weight format is listed.
-        SubmissionError: there is not exactly one config.json.
+        SubmissionError: there is not exactly one configuration.
     """
     paths = [confine(root, file.path) for file in submission.source.files]
     pickles = [p.name for p in paths if p.suffix in UNSAFE_WEIGHTS]
@@ -163,10 +134,10 @@ def checkpoint_files(submission: Submission, root: Path) -> tuple[Path, list[Pat
             found=pickles[0],
             fix="convert them to safetensors",
         )
-    configs = [p for p in paths if p.name == "config.json"]
+    configs = [p for p in paths if p.name == config]
     if len(configs) != 1:
         raise SubmissionError(
-            "manifest must list one config.json",
+            f"manifest must list one {config}",
             where=f"{submission.id}: source.files",
             found=f"{len(configs)}",
         )
@@ -193,9 +164,20 @@ def build_module(model_type: str, config: Mapping[str, Any], *, meta: bool = Fal
 
 
 def load_module(
-    model_type: str, config: Mapping[str, Any], weight_paths: Sequence[Path], where: str
+    model_type: str,
+    config: Mapping[str, Any],
+    weight_paths: Sequence[Path],
+    where: str,
+    unused: tuple[str, ...] = (),
 ) -> nn.Module:
     """A network with a checkpoint's weights, every tensor accounted for.
+
+    Args:
+        model_type: key of `ARCHITECTURES`.
+        config: its configuration fields.
+        weight_paths: safetensors files.
+        where: the submission, for error messages.
+        unused: leading names of tensors that may be there and are left out: heads, the text side.
 
     Raises:
         UnsafeInputError: see `read_header`.
@@ -217,7 +199,10 @@ def load_module(
         )
     weights = read_weights(weight_paths)
     architecture = ARCHITECTURES[model_type]
-    kept = {name: t for name, t in weights.items() if not name.startswith(architecture.unused or ("\0",))}
+    # A checkpoint with a head holds the network below its library name: beit.pooler., vit.embeddings.
+    below = f"{_model_class(architecture).base_model_prefix}."
+    left_out = unused or ("\0",)
+    kept = {n: t for n, t in weights.items() if not n.removeprefix(below).startswith(left_out)}
     with _described_by(model_type), _quiet_library(), torch.random.fork_rng(devices=[]):
         # The library renames tensors of older checkpoints here; its report is our strictness.
         module, report = _model_class(architecture).from_pretrained(
@@ -234,26 +219,15 @@ def load_module(
 
 
 def _refuse_differences(report: Mapping[str, Any], where: str) -> None:
-    wrong_shape = [
+    shapes = [
         f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in report["mismatched_keys"]
     ]
-    kinds = (
-        ("missing", sorted(report["missing_keys"])),
-        ("extra", sorted(report["unexpected_keys"])),
-        ("of another shape", sorted(wrong_shape)),
-    )
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
-        for kind, names in kinds
-        if names
-    ]
-    if parts:
-        raise SubmissionError(
-            "weights do not fit the configuration",
-            where=where,
-            found="; ".join(parts),
-            expected="exactly the architecture's tensors",
-        )
+    kinds = {
+        "missing": sorted(report["missing_keys"]),
+        "extra": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(shapes),
+    }
+    refuse_differences(kinds, where, "the architecture's tensors")
 
 
 def _model_class(architecture: Architecture) -> Any:
@@ -274,7 +248,7 @@ def _described_by(model_type: str) -> Iterator[None]:
 
     try:
         yield
-    except (*_BUILD_ERRORS, StrictDataclassError) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise SubmissionError(
             "configuration describes no network",
             where=f"config.json: {model_type}",
@@ -298,7 +272,14 @@ def _quiet_library() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def open_checkpoint(submission: Submission, root: Path, *, layer: int = 0, device: str = "cpu") -> HFEncoder:
+def open_checkpoint(
+    submission: Submission,
+    root: Path,
+    *,
+    resolution: int | None = None,
+    layer: int = 0,
+    device: str = "cpu",
+) -> HFEncoder:
     """The encoder of a submission whose files lie below `root`.
 
     Raises:
@@ -307,5 +288,7 @@ def open_checkpoint(submission: Submission, root: Path, *, layer: int = 0, devic
     """
     config_path, weight_paths = checkpoint_files(submission, root)
     model_type, config = read_config(config_path)
-    module = load_module(model_type, config, weight_paths, submission.id)
-    return HFEncoder(submission, model_type, config, module, layer=layer, device=device)
+    module = load_module(model_type, config, weight_paths, submission.id, unused_tensors(config_path))
+    return HFEncoder(
+        submission, model_type, config, module, resolution=resolution, layer=layer, device=device
+    )

@@ -1,0 +1,148 @@
+"""What the commands about a single checkpoint do: submit, fetch, convert, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.progress import Stage
+from harness.tables import text_table
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint's manifest and say what is left to the person."""
+    from harness.submit import Given, Origin, submit as draft_of
+
+    given = Given(
+        id=arguments.id,
+        format=arguments.format,
+        resolution=arguments.resolution,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+    )
+    folder, origin = Path(arguments.checkpoint), None
+    if not folder.is_dir() and _HUB_ID.fullmatch(arguments.checkpoint):
+        folder, remote = _fetch_repo(arguments)
+        origin = Origin(repo=remote.repo, revision=remote.revision, license=remote.license)
+    elif arguments.revision or arguments.out:
+        raise UsageError(
+            "--revision and --out are for hub checkpoints", where=str(folder), fix="leave them out"
+        )
+    draft = draft_of(folder, given, origin)
+    if arguments.json:
+        found = [asdict(fact) for fact in draft.facts]
+        _print({"manifest": str(draft.path), "found": found, "open": draft.open_fields})
+        return 0
+    print(text_table(["found", "value", "from"], [[f.what, f.value, f.origin] for f in draft.facts]))
+    print(f"\nLeft to you in {draft.path}: {', '.join(draft.open_fields)}.")
+    print(f"Then: eyechart doctor {draft.path}")
+    return 0
+
+
+def _fetch_repo(arguments: argparse.Namespace) -> tuple[Path, Any]:
+    """A hub checkpoint, brought into a folder named after it."""
+    from harness.fetch import fetch, look_up
+    from harness.submit import MANIFEST
+
+    repo = str(arguments.checkpoint)
+    folder = arguments.out or Path(repo.rsplit("/", maxsplit=1)[-1])
+    if (folder / MANIFEST).exists():
+        raise UsageError("there is a manifest already", where=str(folder / MANIFEST), fix="move it away")
+    remote = look_up(repo, arguments.revision or None)
+    print(f"{repo} at revision {remote.revision}")
+    show = Stage("fetch", "bytes")
+    fetch(remote, folder, show)
+    show.close()
+    return folder, remote
+
+
+def fetch_manifest_files(arguments: argparse.Namespace) -> int:
+    """Bring the files that a manifest names, at its pinned revision, beside it."""
+    from harness.fetch import fetch_manifest
+    from harness.submission import read_submission
+
+    sub = read_submission(arguments.manifest)
+    show = Stage("fetch", "bytes")
+    paths = fetch_manifest(sub, arguments.manifest.absolute().parent, show)
+    show.close()
+    print(f"{len(paths)} files of {sub.source.name} at {sub.source.revision}, hashes as the manifest says.")
+    return 0
+
+
+def convert_checkpoint(arguments: argparse.Namespace) -> int:
+    """Write a torch checkpoint's weights as safetensors."""
+    from harness.convert import SANDBOX, Options, convert
+
+    options = Options(
+        key=arguments.key, strip=arguments.strip, drop=tuple(arguments.drop), config=arguments.config
+    )
+    show = Stage("convert", "bytes")
+    made = convert(arguments.file, arguments.out, options, show)
+    show.close()
+    if arguments.json:
+        _print({**asdict(made), "path": str(made.path)})
+        return 0
+    rows = [
+        ["tensors", f"{made.num_tensors:,}"],
+        ["values", f"{made.num_params:,}"],
+        ["types", ", ".join(f"{name} {count:,}" for name, count in made.dtypes)],
+        ["taken from", "the checkpoint itself" if made.key == "." else made.key],
+        *([["names shortened by", ", ".join(made.stripped)]] if made.stripped else []),
+        *([["left out", _some(made.dropped)]] if made.dropped else []),
+        *([["not weights", _some(made.ignored)]] if made.ignored else []),
+        *([["written twice", _some(made.tied)]] if made.tied else []),
+        ["sha256", made.sha256],
+        ["locked", f"level {made.sandbox}: {SANDBOX[made.sandbox]}"],
+    ]
+    print(text_table(["converted", str(made.path)], rows))
+    configured = any((arguments.out / name).is_file() for name in ("config.json", "open_clip_config.json"))
+    before = "" if configured else f"put the model's config.json into {arguments.out}, then "
+    print(f"Next: {before}eyechart submit {arguments.out}")
+    return 0
+
+
+def _some(names: tuple[str, ...], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)}: {', '.join(names[:shown])}{more}"
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Examine an encoder before any long run; exit code 3 when something is wrong."""
+    from harness.doctor import examine
+    from harness.protocol import read_protocol
+    from harness.submission import read_submission, verify_files
+
+    sub = read_submission(arguments.manifest)
+    root = arguments.manifest.absolute().parent
+    verify_files(sub, root)
+    report = examine(sub, root, read_protocol(arguments.protocol), allow_code=arguments.allow_local_code)
+    code = 3 if report.findings else 0
+    if arguments.json:
+        _print(report.as_json())
+        return code
+    cost = report.cost
+    rows = [
+        ["parameters", f"{cost.num_params:,}"],
+        ["measured at", f"{report.side} pixels, a token every {report.stride}"],
+        ["grid", f"{report.grid[0]} x {report.grid[1]}"],
+        ["cost of an image", f"{cost.gmacs:.3g} GMACs, {1000 / cost.images_per_s:.1f} ms in fp32 here"],
+        ["looked at in", f"{report.seconds:.1f} s"],
+    ]
+    print(text_table(["doctor", f"{report.encoder}, protocol {report.protocol}"], rows))
+    for note in report.notes:
+        print(f"note: {note}.")
+    for finding in report.findings:
+        print(f"{finding.code}: {finding.seen}; expected {finding.expected}. Fix: {finding.fix}.")
+    print("Verdict: sound." if not report.findings else f"Verdict: {len(report.findings)} finding(s).")
+    return code

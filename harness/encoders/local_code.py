@@ -1,0 +1,142 @@
+"""Encoders whose network is a person's own Python: only on their machine, only when they say so.
+
+The manifest lists `encoder.py` and safetensors. The file defines `build()`, which returns a
+`torch.nn.Module`; called with (B, 3, S, S) pixels, the module returns patch tokens (B, N, D) without prefix
+tokens, row by row. It may have `stride`, pixels from one token to the next. Weights are loaded by us,
+strictly. Such a row is badged and never an official one: nobody else can know what the code does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.strict import load_strictly
+from harness.errors import SubmissionError, UnsafeInputError
+from harness.files import confine
+from harness.records import Submission
+
+CODE = "encoder.py"
+
+
+class LocalCodeEncoder(FrozenEncoder):
+    """A frozen network of a person's own.
+
+    Args:
+        submission: gives id, resolution, mean and std.
+        module: the network with its weights.
+        resolution: the protocol's; None is the native one.
+        layer: must be 0: what lies below the output is nobody's business here.
+        device: where it computes.
+    """
+
+    source = "python"
+
+    def __init__(
+        self,
+        submission: Submission,
+        module: nn.Module,
+        *,
+        resolution: int | None = None,
+        layer: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        native = submission.input.resolution
+        if layer:
+            raise SubmissionError(
+                "network of your own has one layer to read", where=submission.id, found=f"layer {layer}"
+            )
+        stated = getattr(module, "stride", None)
+        stride = stated if isinstance(stated, int) and stated > 0 else 1
+        side = fit_side(resolution, native, stride)
+        num_params = count_parameters(module)
+        super().__init__(
+            submission, module, side=side, stride=stride, layer=layer, device=device, cuts_patches=stride > 1
+        )
+        if stride == 1:
+            self.stride = max(1, side // self.grid[0])
+        self.num_params = num_params
+
+    def description(self) -> dict[str, Any]:
+        """That it is code; the code itself is among the files whose hashes are the identity."""
+        return {"source": "python", "layer": self.layer}
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        found = self.module(pixels)
+        if not isinstance(found, Tensor) or found.ndim not in {3, 4} or len(found) != len(pixels):
+            raise SubmissionError(
+                "network does not return patch tokens",
+                where=self.id,
+                found=f"{type(found).__name__} {list(getattr(found, 'shape', ()))}",
+                expected="a tensor (B, N, D), or a map (B, D, h, w)",
+            )
+        return found.to(torch.float32)
+
+
+def open_local_code(
+    submission: Submission, root: Path, *, allow_code: bool, **place: Any
+) -> LocalCodeEncoder:
+    """The encoder of a submission with `source.kind = "python"`.
+
+    Raises:
+        UnsafeInputError: nobody allowed it to run.
+        SubmissionError: no `encoder.py`, it fails, or its network does not fit the weights.
+    """
+    if not allow_code:
+        raise UnsafeInputError(
+            "submission brings its own code",
+            where=f"{submission.id}: source.kind",
+            found="python",
+            expected="a checkpoint of transformers, timm or open_clip",
+            fix="if the code is yours, repeat the command with --allow-local-code",
+        )
+    paths = [confine(root, file.path) for file in submission.source.files]
+    codes = [path for path in paths if path.name == CODE]
+    if len(codes) != 1:
+        raise SubmissionError(
+            f"manifest must list one {CODE}", where=f"{submission.id}: source.files", found=str(len(codes))
+        )
+    build = _load(codes[0])
+    module = load_strictly(
+        lambda meta: _built(build, codes[0], meta=meta),
+        [path for path in paths if path.suffix == ".safetensors"],
+        submission.id,
+        "the tensors of the network that build() returns",
+    )
+    return LocalCodeEncoder(submission, module, **place)
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"eyechart_local_{path.parent.name}", path)
+    if spec is None or spec.loader is None:
+        raise SubmissionError("code cannot be loaded", where=str(path))
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a person's own code may raise anything
+        raise SubmissionError(
+            "code fails", where=str(path), found=f"{type(error).__name__}: {error}"
+        ) from error
+    if not callable(getattr(module, "build", None)):
+        raise SubmissionError("code defines no build()", where=str(path))
+    return module.build
+
+
+def _built(build: Any, path: Path, *, meta: bool) -> nn.Module:
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            network = build()
+    except Exception as error:  # a person's own code may raise anything
+        raise SubmissionError(
+            "build() fails", where=str(path), found=f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise SubmissionError(
+            "build() returns no network", where=str(path), found=type(network).__name__, expected="nn.Module"
+        )
+    return network

@@ -1,0 +1,249 @@
+"""Encoders of the open_clip library: the image side of a checkpoint that `save_for_hf` wrote.
+
+Patch tokens are those its image tower returns with `output_tokens`: after the final norm where that norm
+works on tokens, straight from the last block where it follows the pooling (CoCa, `final_ln_after_pool`).
+A residual network gives the map before its attention pooling, a tower of timm what timm gives.
+"""
+
+from __future__ import annotations
+
+import harness.torchvision_shim  # noqa: F401  (must run before open_clip is imported)
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import open_clip.model as library
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from torch import Tensor, nn
+
+from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.config_json import check_ranges, read_table, refuse_code, refuse_unknown
+from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
+from harness.encoders.strict import load_strictly
+from harness.encoders.timm import known_model, set_side, timm_features, timm_map, timm_stride
+from harness.errors import SubmissionError, UnsafeInputError
+from harness.records import Submission
+
+CONFIG = "open_clip_config.json"
+_RESNET_STRIDE = 32
+_OTHER_SIDE = (
+    "text.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection",
+    "text_decoder.", "logit_scale", "logit_bias", "attn_mask",
+)  # fmt: skip
+"""Leading names of tensors that do not belong to the image tower."""
+_VISION_KEYS = frozenset(f.name for f in fields(library.CLIPVisionCfg))
+_MODEL_KEYS = frozenset("""
+    embed_dim vision_cfg text_cfg quick_gelu custom_text multimodal_cfg init_logit_scale init_logit_bias
+    nonscalar_logit_scale cast_dtype output_dict model_type
+""".split())  # fmt: skip
+
+
+class OpenClipConfig(NamedTuple):
+    """What an open_clip_config.json says about the image tower."""
+
+    embed_dim: int
+    vision: dict[str, Any]
+    """Fields of the library's CLIPVisionCfg."""
+    quick_gelu: bool
+    side: int | None
+    """Native side in pixels."""
+
+    @property
+    def tower(self) -> str:
+        """What kind of network it is."""
+        named = self.vision.get("timm_model_name")
+        kind = "modified-resnet" if isinstance(self.vision.get("layers"), list) else "vision-transformer"
+        return str(named or kind)
+
+
+class OpenClipEncoder(FrozenEncoder):
+    """A frozen image tower of open_clip.
+
+    Args:
+        submission: gives id, resolution, mean and std.
+        config: from `read_open_clip_config`.
+        module: the tower with its weights, at its native side.
+        resolution: the protocol's; None is the native one.
+        layer: block from the end, 0 = the tower's own output tokens.
+        device: where it computes.
+    """
+
+    source = "open_clip"
+
+    def __init__(
+        self,
+        submission: Submission,
+        config: OpenClipConfig,
+        module: nn.Module,
+        *,
+        resolution: int | None = None,
+        layer: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self._config = config
+        stride = _stride(module, submission.id)
+        side = fit_side(resolution, submission.input.resolution, stride)
+        num_params = count_parameters(module)
+        _set_side(module, side)
+        super().__init__(
+            submission,
+            module,
+            side=side,
+            stride=stride,
+            layer=layer,
+            device=device,
+            planes=not isinstance(module, ModifiedResNet),
+            cuts_patches=hasattr(getattr(module, "trunk", None), "patch_embed")
+            or hasattr(module, "patch_size"),
+        )
+        self.num_params = num_params
+
+    def description(self) -> dict[str, Any]:
+        """Configuration of the tower and layer."""
+        return {
+            "source": "open_clip",
+            "vision": self._config.vision,
+            "embed_dim": self._config.embed_dim,
+            "quick_gelu": self._config.quick_gelu,
+            "layer": self.layer,
+        }
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        tower = cast("Any", self.module)
+        if isinstance(tower, TimmModel):
+            if self.layer == 0:
+                return timm_features(tower.trunk, pixels, self.id)
+            return timm_map(tower.trunk, pixels, self.layer)
+        is_map = isinstance(tower, ModifiedResNet)
+        layers = 4 if is_map else len(tower.transformer.resblocks)
+        if self.layer >= layers:
+            raise self.too_few_layers(layers)
+        normed = {} if is_map else {"normalize_intermediates": self.layer == 0 and _norm_is_of_tokens(tower)}
+        found = tower.forward_intermediates(
+            pixels, indices=[layers - 1 - self.layer + is_map], intermediates_only=True, **normed
+        )
+        return cast("Tensor", found["image_intermediates"][-1])
+
+
+def _norm_is_of_tokens(tower: Any) -> bool:
+    return tower.attn_pool is None and not tower.final_ln_after_pool
+
+
+def _stride(tower: nn.Module, where: str) -> int:
+    if isinstance(tower, TimmModel):
+        return timm_stride(tower.trunk, where)
+    if isinstance(tower, ModifiedResNet):
+        return _RESNET_STRIDE
+    return int(cast("Any", tower).patch_size[0])
+
+
+def _set_side(tower: nn.Module, side: int) -> None:
+    """Resample position embeddings as the library does when it loads a checkpoint at another size."""
+    if isinstance(tower, TimmModel):
+        set_side(tower.trunk, side)
+    elif not isinstance(tower, ModifiedResNet):
+        network = cast("Any", tower)
+        patch = int(network.patch_size[0])
+        network.image_size, network.grid_size = (side, side), (side // patch, side // patch)
+        holder, name = nn.Module(), "visual.positional_embedding"
+        holder.visual = network
+        state = {name: network.positional_embedding.data}
+        library.resize_pos_embed(state, holder)  # type: ignore[no-untyped-call]
+        network.positional_embedding = nn.Parameter(state[name], requires_grad=False)
+
+
+def read_open_clip_config(path: Path) -> OpenClipConfig:
+    """Read open_clip_config.json as data.
+
+    Raises:
+        UnsafeInputError: a key that would load code or fetch weights.
+        SubmissionError: not such a file, an unknown key, a number out of range.
+    """
+    model = read_table(path, path.name).get("model_cfg")
+    where = f"{path.name}: model_cfg"
+    if not isinstance(model, dict) or not isinstance(model.get("vision_cfg"), dict):
+        raise SubmissionError("configuration has no image tower", where=where, expected="vision_cfg")
+    refuse_code(model, where)
+    refuse_unknown(model, _MODEL_KEYS, where, "fields of open_clip's models")
+    vision = dict(model["vision_cfg"])
+    where = f"{where}: vision_cfg"
+    refuse_code(vision, where)
+    refuse_unknown(vision, _VISION_KEYS, where, "fields of CLIPVisionCfg")
+    if vision.pop("timm_model_pretrained", False) is True:
+        raise UnsafeInputError(
+            "configuration asks for other weights than its own",
+            where=where,
+            found="timm_model_pretrained = true",
+            fix="set it to false: the checkpoint holds the weights",
+        )
+    if vision.get("timm_model_name") is not None:
+        known_model(vision["timm_model_name"], f"{where}: timm_model_name")
+    check_ranges({k: v for k, v in vision.items() if not isinstance(v, dict)}, where)
+    for name in ("act_kwargs", "norm_kwargs"):
+        check_ranges(vision.get(name) or {}, f"{where}: {name}")
+    embed_dim = model.get("embed_dim")
+    if not isinstance(embed_dim, int):
+        raise SubmissionError("configuration has no embed_dim", where=path.name, found=f"{embed_dim!r:.40}")
+    check_ranges({"embed_dim": embed_dim}, where)
+    size = vision.get("image_size", 224)
+    side = size[0] if isinstance(size, list) and size else size
+    return OpenClipConfig(
+        embed_dim, vision, model.get("quick_gelu") is True, side if isinstance(side, int) else None
+    )
+
+
+def build_tower(config: OpenClipConfig, *, meta: bool = False) -> nn.Module:
+    """The image tower of a configuration, with the library's random weights.
+
+    Raises:
+        SubmissionError: the configuration describes no network.
+    """
+    with _described(), torch.device("meta" if meta else "cpu"):
+        tower = library._build_vision_tower(  # noqa: SLF001  (the library has no public way to build one side)
+            config.embed_dim, library.CLIPVisionCfg(**config.vision), config.quick_gelu
+        )
+    return cast("nn.Module", tower)
+
+
+@contextlib.contextmanager
+def _described() -> Iterator[None]:
+    try:
+        yield
+    except BUILD_ERRORS as error:
+        raise SubmissionError(
+            "configuration describes no network",
+            where=f"{CONFIG}: vision_cfg",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def open_open_clip(
+    submission: Submission,
+    root: Path,
+    *,
+    resolution: int | None = None,
+    layer: int = 0,
+    device: str = "cpu",
+) -> OpenClipEncoder:
+    """The image side of a submission in open_clip's on-disk format.
+
+    Raises:
+        UnsafeInputError: see `checkpoint_files`, `read_open_clip_config`, `read_header`.
+        SubmissionError: see `read_open_clip_config`, `load_strictly`.
+    """
+    config_path, weight_paths = checkpoint_files(submission, root, CONFIG)
+    config = read_open_clip_config(config_path)
+    module = load_strictly(
+        lambda meta: build_tower(config, meta=meta),
+        weight_paths,
+        submission.id,
+        "the image tower's tensors",
+        prefix="visual.",
+        unused=_OTHER_SIDE,
+    )
+    return OpenClipEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)

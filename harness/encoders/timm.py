@@ -1,0 +1,269 @@
+"""Encoders of the timm library: its own constructors, a stranger's arguments as data, safetensors only.
+
+Patch tokens are what `forward_features` returns: a map as it is, tokens without the prefix that the
+network itself declares (`num_prefix_tokens`: class, distillation, registers).
+"""
+
+from __future__ import annotations
+
+import harness.torchvision_shim  # noqa: F401  (must run before timm is imported)
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.config_json import check_ranges, read_table, refuse_code, refuse_unknown
+from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
+from harness.encoders.strict import load_strictly
+from harness.errors import SubmissionError
+from harness.records import Submission
+
+_OWN_ARGUMENTS = frozenset({"num_classes", "in_chans", "global_pool", "img_size"})
+_REFUSED_ARGUMENTS = frozenset("""
+    pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir features_only exportable
+    scriptable weights no_jit kwargs self model_cfg cfg embed_cfg backbone embed_layer block_fn
+""".split())  # fmt: skip
+"""Arguments of constructors that would read files, fetch, or wrap the network in another."""
+
+
+class TimmConfig(NamedTuple):
+    """What a timm config.json says about a network."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    """Keyword arguments of its constructor."""
+    side: int | None
+    """Native side in pixels, where it is said."""
+
+
+class TimmEncoder(FrozenEncoder):
+    """A frozen timm network.
+
+    Args:
+        submission: gives id, resolution, mean and std.
+        config: from `read_timm_config`.
+        module: the network with its weights, at its native side.
+        resolution: the protocol's; None is the native one.
+        layer: feature map from the end, 0 = the network's own output.
+        device: where it computes.
+    """
+
+    source = "timm"
+
+    def __init__(
+        self,
+        submission: Submission,
+        config: TimmConfig,
+        module: nn.Module,
+        *,
+        resolution: int | None = None,
+        layer: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self._config = config
+        stride = timm_stride(module, submission.id)
+        side = fit_side(resolution, submission.input.resolution, stride)
+        num_params = count_parameters(module)
+        set_side(module, side)
+        super().__init__(
+            submission,
+            module,
+            side=side,
+            stride=stride,
+            layer=layer,
+            device=device,
+            planes=hasattr(module, "patch_embed"),
+            cuts_patches=hasattr(module, "patch_embed"),
+        )
+        self.num_params = num_params
+
+    def description(self) -> dict[str, Any]:
+        """Architecture, its arguments and layer."""
+        return {
+            "source": "timm",
+            "architecture": self._config.architecture,
+            "arguments": self._config.arguments,
+            "layer": self.layer,
+        }
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        if self.layer == 0:
+            return timm_features(self.module, pixels, self.id)
+        layers = len(cast("Any", self.module).feature_info)
+        if self.layer >= layers:
+            raise self.too_few_layers(layers)
+        return timm_map(self.module, pixels, self.layer)
+
+
+def timm_features(module: nn.Module, pixels: Tensor, where: str) -> Tensor:
+    """A network's own output without prefix tokens: (B, D, h, w) or (B, N, D).
+
+    Raises:
+        SubmissionError: it is no grid, or the network does not say how many tokens come before it.
+    """
+    found = cast("Any", module).forward_features(pixels)
+    if not isinstance(found, Tensor):
+        raise SubmissionError(
+            "network has no single grid of features",
+            where=where,
+            found=f"{type(module).__name__} returns {type(found).__name__}",
+        )
+    if found.ndim == 4:
+        rows_of_cells = str(getattr(module, "output_fmt", "NCHW")) == "NHWC"
+        return found.permute(0, 3, 1, 2) if rows_of_cells else found
+    prefix = getattr(module, "num_prefix_tokens", None)
+    if found.ndim != 3 or (prefix is None and found.shape[1] != timm_map(module, pixels, 0)[0, 0].numel()):
+        raise SubmissionError(
+            "network does not say which of its tokens are patches",
+            where=where,
+            found=f"{type(module).__name__} returns {list(found.shape)}",
+        )
+    return found[:, int(prefix or 0) :]
+
+
+def timm_map(module: nn.Module, pixels: Tensor, layer: int) -> Tensor:
+    """(B, D, h, w): the feature map `layer` levels before the last, by the library's own rule."""
+    network = cast("Any", module)
+    names = inspect.signature(network.forward_intermediates).parameters
+    norm = {"norm": True} if "norm" in names else {}
+    maps: Sequence[Tensor] = network.forward_intermediates(
+        pixels, indices=layer + 1, output_fmt="NCHW", intermediates_only=True, **norm
+    )
+    return maps[0]
+
+
+def timm_stride(module: nn.Module, where: str) -> int:
+    """Pixels between the cells of the network's last feature map.
+
+    Raises:
+        SubmissionError: the network does not say it.
+    """
+    info = getattr(module, "feature_info", None)
+    last = info[-1] if info else None
+    reduction = last.get("reduction") if isinstance(last, Mapping) else None
+    if not isinstance(reduction, int) or reduction < 1:
+        raise SubmissionError("network has no feature map", where=where, found=type(module).__name__)
+    return reduction
+
+
+def set_side(module: nn.Module, side: int) -> None:
+    """Make a network tied to one image size take another: the library resamples its position embeddings."""
+    if hasattr(module, "set_input_size"):
+        with _described(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the library to itself, about its own indexing
+            cast("Any", module).set_input_size(img_size=(side, side))
+
+
+def read_timm_config(path: Path) -> TimmConfig:
+    """Read timm's config.json as data.
+
+    Raises:
+        UnsafeInputError: a key that would load code or files.
+        SubmissionError: not an architecture of the installed timm, or an argument we do not pass on.
+    """
+    table = read_table(path, path.name)
+    refuse_code(table, path.name)
+    name = known_model(table.get("architecture"), f"{path.name}: architecture")
+    stated = table.get("pretrained_cfg")
+    stated = stated if isinstance(stated, dict) else {}
+    arguments = _arguments(table, stated, name, path.name)
+    size = arguments.get("img_size") or stated.get("input_size")
+    size = size[-1] if isinstance(size, list) and size else size
+    side = size if isinstance(size, int) else None
+    return TimmConfig(name, arguments, side)
+
+
+def known_model(name: object, where: str) -> str:
+    """The name of an architecture of the installed timm: no tag, no address, no path.
+
+    Raises:
+        SubmissionError: anything else.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or not timm.is_model(name):
+        raise SubmissionError(
+            "unsupported architecture",
+            where=where,
+            found=f"{name!r:.60}",
+            expected=f"a model of timm {timm.__version__}",
+        )
+    return name
+
+
+def _arguments(table: dict[str, Any], stated: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    given = table.get("model_args") or {}
+    if not isinstance(given, dict):
+        raise SubmissionError("model_args is no table", where=where, found=type(given).__name__)
+    where = f"{where}: model_args"
+    refuse_code(given, where)
+    refuse_unknown(given, _known_arguments(name), where, f"arguments of {name} that are plain values")
+    check_ranges(given, where)
+    classes = given.get("num_classes", table.get("num_classes", stated.get("num_classes", 0)))
+    check_ranges({"num_classes": classes}, where)
+    return {**given, "num_classes": classes}
+
+
+def _known_arguments(name: str) -> frozenset[str]:
+    """Arguments of the class behind an architecture; its entry point takes anything."""
+    with torch.device("meta"), _described():
+        module = timm.create_model(name, pretrained=False)
+    names: set[str] = set(_OWN_ARGUMENTS)
+    for kind in type(module).__mro__[:-1]:
+        if kind.__module__.startswith("timm."):
+            names |= (
+                set(inspect.signature(vars(kind)["__init__"]).parameters)
+                if "__init__" in vars(kind)
+                else set()
+            )
+    return frozenset(names) - _REFUSED_ARGUMENTS
+
+
+def build_timm(config: TimmConfig, *, meta: bool = False) -> nn.Module:
+    """The network of a configuration, with the library's random weights.
+
+    Raises:
+        SubmissionError: the configuration describes no network.
+    """
+    with _described(), torch.device("meta" if meta else "cpu"):
+        return timm.create_model(config.architecture, pretrained=False, **config.arguments)
+
+
+@contextlib.contextmanager
+def _described() -> Iterator[None]:
+    try:
+        yield
+    except BUILD_ERRORS as error:
+        raise SubmissionError(
+            "configuration describes no network",
+            where="config.json: model_args",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def open_timm(
+    submission: Submission,
+    root: Path,
+    *,
+    resolution: int | None = None,
+    layer: int = 0,
+    device: str = "cpu",
+) -> TimmEncoder:
+    """The encoder of a submission in timm's on-disk format (config.json and safetensors).
+
+    Raises:
+        UnsafeInputError: see `checkpoint_files`, `read_timm_config`, `read_header`.
+        SubmissionError: see `read_timm_config`, `load_strictly`.
+    """
+    config_path, weight_paths = checkpoint_files(submission, root)
+    config = read_timm_config(config_path)
+    module = load_strictly(
+        lambda meta: build_timm(config, meta=meta), weight_paths, submission.id, "the architecture's tensors"
+    )
+    return TimmEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)
