@@ -168,7 +168,7 @@ def _about(submission: Submission) -> tuple[Fact, ...]:
         Fact(label="Authors", value=", ".join(submission.authors) or "not stated"),
         Fact(label="License", value=submission.license or "not stated"),
         Fact(label="Contamination pledge", value=submission.contamination or "not stated"),
-        Fact(label="Source", value=f"{source.kind}: {source.name}"),
+        Fact(label="Source", value=_source(source.kind, source.name)),
         Fact(label="Revision", value=source.revision, code=True),
         Fact(label="Native resolution", value=f"{submission.input.resolution} px"),
         Fact(label="Identity", value=submission.identity_digest, code=True),
@@ -177,6 +177,12 @@ def _about(submission: Submission) -> tuple[Fact, ...]:
         rows.insert(1, Fact(label="Made from", value=submission.base, code=True))
     rows += [Fact(label=f"sha256 of {f.path}", value=f.sha256, code=True) for f in source.files]
     return tuple(rows)
+
+
+def _source(kind: str, name: str) -> str:
+    if kind == "python":
+        return f"{name}, their own code (python): run on their machine, never an official row"
+    return f"{kind}: {name}"
 
 
 def methods_page(facts: Facts) -> MethodsPage:

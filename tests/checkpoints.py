@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import harness.torchvision_shim  # noqa: F401
 
+import copy
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from harness.records import InputSpec, PretrainStage, Source, Submission, WeightFile
 
@@ -190,6 +193,32 @@ def library_tokens(source: str, network: Any, pixels: torch.Tensor) -> torch.Ten
         return found
     side = round(found.shape[1] ** 0.5)
     return found.transpose(1, 2).reshape(len(pixels), -1, side, side)
+
+
+def at_side(source: str, network: Any, side: int, saved: Saved) -> Any:
+    """The library's own network for images of another side, made the library's own way."""
+    network = copy.deepcopy(network)
+    if hasattr(network, "set_input_size"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm's own, about its own indexing
+            network.set_input_size((side, side))
+    elif source == "open_clip" and type(network).__name__ == "VisionTransformer":
+        from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, resize_pos_embed
+
+        config = json.loads((saved.folder / "open_clip_config.json").read_text())["model_cfg"]
+        config["vision_cfg"]["image_size"] = side
+        config["vision_cfg"], config["text_cfg"] = (
+            CLIPVisionCfg(**config["vision_cfg"]),
+            CLIPTextCfg(**config["text_cfg"]),
+        )
+        model = CustomTextCLIP(**config).eval()
+        state = load_file(saved.folder / "open_clip_model.safetensors")
+        resize_pos_embed(state, model)
+        network = model.visual
+        network.load_state_dict(
+            {n.removeprefix("visual."): t for n, t in state.items() if n.startswith("visual.")}
+        )
+    return network
 
 
 HAND_COUNTED = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import warnings
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from checkpoints import (
     CASES,
     SAVE,
     TRANSFORMERS,
+    at_side,
     library_tokens,
     save_open_clip,
     save_timm,
@@ -39,32 +38,6 @@ def pixels_of(num, side, seed=1):
 
 def opened(saved, **changes):
     return open_encoder(submission(saved.folder, saved.side), saved.folder, **changes)
-
-
-def at_side(source, network, side, saved):
-    """The library's own network for images of another side, made the library's own way."""
-    network = copy.deepcopy(network)
-    if hasattr(network, "set_input_size"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm's own, about its own indexing
-            network.set_input_size((side, side))
-    elif source == "open_clip" and type(network).__name__ == "VisionTransformer":
-        from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, resize_pos_embed
-
-        config = json.loads((saved.folder / "open_clip_config.json").read_text())["model_cfg"]
-        config["vision_cfg"]["image_size"] = side
-        config["vision_cfg"], config["text_cfg"] = (
-            CLIPVisionCfg(**config["vision_cfg"]),
-            CLIPTextCfg(**config["text_cfg"]),
-        )
-        model = CustomTextCLIP(**config).eval()
-        state = load_file(saved.folder / "open_clip_model.safetensors")
-        resize_pos_embed(state, model)
-        network = model.visual
-        network.load_state_dict(
-            {n.removeprefix("visual."): t for n, t in state.items() if n.startswith("visual.")}
-        )
-    return network
 
 
 def assert_equal(found, wanted):
