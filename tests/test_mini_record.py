@@ -71,3 +71,36 @@ def test_reproduce_runs_in_a_fresh_home_and_compares(tmp_path, monkeypatch):
     found = reproduce([ENCODER], home, RESULTS, 1, lambda done, total: None)
     assert len(found) == 18 and all(d.identical for d in found)
     assert not homes[0].exists(), "the repetition is thrown away"
+
+
+def test_reproduce_goes_on_where_it_was_stopped_unless_the_code_changed(tmp_path, monkeypatch):
+    from harness.home import Home
+
+    home = Home(tmp_path / "home")
+    home.data("mini").mkdir(parents=True)
+    found_there = []
+
+    def stopped(names, fresh, results, workers, progress):
+        found_there.append(sorted(p.name for p in results.glob("mini/*")))
+        (results / "mini" / "half").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record_module, "record", stopped)
+    for code in ("one", "one", "two"):
+        monkeypatch.setattr(record_module, "_code_digest", lambda code=code: code)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce([ENCODER], home, RESULTS, 1, lambda done, total: None)
+    assert found_there == [[], ["half"], []]
+
+
+def test_the_codes_digest_covers_what_a_run_reads(tmp_path, monkeypatch):
+    import harness
+
+    before = record_module._code_digest()
+    assert before == record_module._code_digest()
+    copied = tmp_path / "harness"
+    shutil.copytree(Path(harness.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(record_module.harness, "__file__", str(copied / "__init__.py"))
+    assert record_module._code_digest() == before
+    (copied / "probe.py").write_text("# changed")
+    assert record_module._code_digest() != before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+import harness
 from harness.bundle import find_bundles, read_bundle, run_key
+from harness.digest import digest_tree
 from harness.executors.local import LocalExecutor
+from harness.files import write_atomic
 from harness.home import Home
 from harness.mini.members import WEIGHTS, submissions
 from harness.plan import make_plan
 from harness.run import run_plan
+from harness.task import TASKS
 
 TOLERANCE = 0.02
 """Largest difference of a run's mean score that another machine may show. On the same machine with the
@@ -115,10 +119,34 @@ def compare(recorded: Path, repeated: Path, encoders: Sequence[str]) -> list[Dif
 def reproduce(
     names: Sequence[str], home: Home, results: Path, workers: int, progress: Callable[[int, int], None]
 ) -> list[Difference]:
-    """Run again from nothing but data and weights, in a fresh home, and compare with the record."""
-    with tempfile.TemporaryDirectory(prefix="eyechart-reproduce-", dir=home.root) as folder:
-        fresh = Home(Path(folder))
-        fresh.data("mini").parent.mkdir(parents=True)
+    """Run again from nothing but data and weights, in a home of its own, and compare with the record.
+
+    Stopped half-way, it goes on where it stood, unless the code has changed meanwhile; compared, it is thrown
+    away, so that the next repetition begins from nothing.
+    """
+    folder = home.root / "reproduce"
+    made_by, code = folder / "code", _code_digest()
+    if folder.exists() and not (made_by.is_file() and made_by.read_text("utf-8") == code):
+        shutil.rmtree(folder)
+    fresh = Home(folder)
+    fresh.data("mini").parent.mkdir(parents=True, exist_ok=True)
+    if not fresh.data("mini").is_symlink():
         fresh.data("mini").symlink_to(home.data("mini"))
-        record(names, fresh, fresh.results, workers, progress)
-        return compare(results, fresh.results, names)
+    write_atomic(made_by, code.encode())
+    record(names, fresh, fresh.results, workers, progress)
+    found = compare(results, fresh.results, names)
+    shutil.rmtree(folder)
+    return found
+
+
+def _code_digest() -> str:
+    """Over everything that a run executes or reads beside its data: sources, protocols, tasks, weights."""
+    roots = [Path(harness.__file__).parent, TASKS]
+    kinds = {".py", ".toml", ".yaml", ".safetensors", ".json"}
+    files = {
+        f"{root.name}/{path.relative_to(root).as_posix()}": path
+        for root in roots
+        for path in sorted(root.rglob("*"))
+        if path.suffix in kinds and path.is_file()
+    }
+    return digest_tree(files)
