@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hub_fixtures import constants, hub, online  # noqa: F401  (fixtures)
 
 from harness.bundle import find_bundles, read_bundle
 from harness.cli import main
+from harness.digest import digest_file
 from harness.submission import read_submission
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +107,22 @@ def test_a_network_of_ones_own_runs_only_when_allowed_and_is_badged(tiny, home, 
     assert main(["publish"]) == 0
     page = (tmp_path / "site" / "encoders" / "own-code.html").read_text()
     assert "their own code (python)" in page and "self-reported" in page
+
+
+def test_other_code_under_the_same_weights_is_another_encoder(tmp_path):
+    from harness.encoders import open_encoder
+
+    said = []
+    for change in ("", "# a comment\n"):
+        manifest = own_code(tmp_path / "own")
+        code = tmp_path / "own" / "encoder.py"
+        code.write_text(code.read_text() + change)
+        manifest.write_text(
+            re.sub(r'sha256 = "\w+"', f'sha256 = "{digest_file(code)}"', manifest.read_text(), count=1)
+        )
+        sub = read_submission(manifest)
+        said.append(open_encoder(sub, tmp_path / "own", allow_code=True).description())
+    assert said[0] != said[1]
 
 
 def test_no_row_of_record_is_somebodys_own_code():

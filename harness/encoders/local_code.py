@@ -47,6 +47,7 @@ class LocalCodeEncoder(FrozenEncoder):
         device: str = "cpu",
     ) -> None:
         native = submission.input.resolution
+        self._code = {f.path: f.sha256 for f in submission.source.files if f.path.endswith(".py")}
         if layer:
             raise SubmissionError(
                 "network of your own has one layer to read", where=submission.id, found=f"layer {layer}"
@@ -63,8 +64,8 @@ class LocalCodeEncoder(FrozenEncoder):
         self.num_params = num_params
 
     def description(self) -> dict[str, Any]:
-        """That it is code; the code itself is among the files whose hashes are the identity."""
-        return {"source": "python", "layer": self.layer}
+        """That it is code, and which."""
+        return {"source": "python", "code": self._code, "layer": self.layer}
 
     def _features(self, pixels: Tensor) -> Tensor:
         found = self.module(pixels)
