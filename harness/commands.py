@@ -76,6 +76,7 @@ def plan(arguments: argparse.Namespace) -> int:
         "family": made.subject.submission.family,
         "num_params": made.num_params,
         "grid": list(made.grid),
+        "side": made.side,
         "images": made.num_images,
         "adapter_steps": recipe.steps * len(made.subject.protocol.seeds),
         "disk_bytes": made.disk_bytes,
@@ -87,7 +88,10 @@ def plan(arguments: argparse.Namespace) -> int:
         return 0
     rows = [
         ["encoder", f"{facts['encoder']} ({facts['family']}), {made.num_params:,} parameters"],
-        ["grid", f"{made.grid[0]} x {made.grid[1]}, budget {made.subject.protocol.tokens.budget} tokens"],
+        [
+            "grid",
+            f"{made.grid[0]} x {made.grid[1]} at {made.side} pixels, budget {made.subject.protocol.tokens.budget} tokens",
+        ],
         ["encode", f"{made.num_images:,} images and frames, at most"],
         ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
         ["disk", spell_bytes(made.disk_bytes)],

@@ -50,6 +50,8 @@ class Plan:
     num_images: int
     num_params: int
     grid: tuple[int, int]
+    side: int
+    """Pixels at which the encoder is measured."""
     disk_bytes: int
     tasks_dir: Path | None = None
     """Folder of the task definitions; None is the repository's."""
@@ -147,6 +149,7 @@ def make_plan(
         num_images,
         encoder.num_params,
         encoder.grid,
+        encoder.side,
         _disk(encoder, subject, num_images),
         tasks_dir,
     )

@@ -265,6 +265,8 @@ def verify_files(sub: Submission, root: Path) -> None:
     for file in sub.source.files:
         path = confine(root, file.path)
         place = Place(str(root / file.path), SubmissionError)
+        if sub.source.revision != "local" and not path.exists():
+            place.refuse("file is missing", fix="bring it from the hub with eyechart fetch MANIFEST")
         _check_kind(path, place)
         if path.suffix.lower() == ".safetensors":
             read_safetensors_header(path, place.file)
