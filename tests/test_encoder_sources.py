@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from harness.encoders import open_encoder
 from harness.encoders.architectures import ARCHITECTURES, WHOLE
 from harness.encoders.base import fit_side
+from harness.encoders.timm import timm_features
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.records import Source
 
@@ -298,14 +299,35 @@ def test_the_kind_must_be_the_files(tmp_path, source):
                 open_encoder(claimed, tmp_path)
 
 
-def test_a_network_of_several_grids_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["crossvit_tiny_240", "volo_d1_224", "hiera_tiny_224"])
+def test_a_network_without_one_grid_of_its_own_gives_its_last_feature_map(tmp_path, name):
+    """Two branches; a class token it does not declare; a norm that is not for maps."""
     from timm import create_model
     from timm.models import save_for_hf
 
-    network = create_model("crossvit_tiny_240", pretrained=False, num_classes=0)
+    torch.manual_seed(0)
+    network = create_model(name, pretrained=False, num_classes=0).eval()
     save_for_hf(network, str(tmp_path), model_args={}, safe_serialization=True)
-    with pytest.raises(SubmissionError, match="no single grid"):
-        open_encoder(submission(tmp_path, 240), tmp_path)
+    side = network.pretrained_cfg["input_size"][-1]
+    pixels = pixels_of(1, side)
+    how = {} if name.startswith("hiera") else {"norm": True}
+    with torch.no_grad():
+        wanted = network.forward_intermediates(pixels, indices=1, intermediates_only=True, **how)[0]
+    encoder = open_encoder(submission(tmp_path, side), tmp_path)
+    assert encoder.grid == tuple(wanted.shape[-2:])
+    assert_equal(encoder.read(pixels), wanted.flatten(2).mT)
+
+
+def test_a_network_without_any_grid_is_refused():
+    class Branches(torch.nn.Module):
+        def forward_features(self, pixels):
+            return [pixels, pixels]
+
+        def forward_intermediates(self, pixels, indices, output_fmt, intermediates_only):
+            return [torch.zeros(1, 5, 8)]
+
+    with pytest.raises(SubmissionError, match="no single grid of features: found Branches returns list"):
+        timm_features(Branches(), pixels_of(1, 32), "mine")
 
 
 def test_opening_leaves_no_trace_in_the_random_state(tmp_path):
@@ -327,7 +349,7 @@ def test_tokens_without_a_declared_prefix_are_checked_against_the_feature_map(tm
     with torch.no_grad():
         wanted = network.forward_features(pixels)
     assert not hasattr(network, "num_prefix_tokens")
-    assert_equal(open_encoder(submission(tmp_path, 224), tmp_path).encode(pixels).patch_tokens, wanted)
+    assert_equal(open_encoder(submission(tmp_path, 224), tmp_path).read(pixels), wanted)
 
 
 def test_transformers_and_open_clip_agree_up_to_the_final_norm(tmp_path):

@@ -106,37 +106,41 @@ class TimmEncoder(FrozenEncoder):
 def timm_features(module: nn.Module, pixels: Tensor, where: str) -> Tensor:
     """A network's own output without prefix tokens: (B, D, h, w) or (B, N, D).
 
+    Where `forward_features` returns no single grid (several branches, a class token that the network does not
+    declare), the library's own last feature map is read instead.
+
     Raises:
-        SubmissionError: it is no grid, or the network does not say how many tokens come before it.
+        SubmissionError: the network has neither.
     """
     found = cast("Any", module).forward_features(pixels)
-    if not isinstance(found, Tensor):
+    if isinstance(found, Tensor) and found.ndim == 4:
+        rows_of_cells = str(getattr(module, "output_fmt", "NCHW")) == "NHWC"
+        return found.permute(0, 3, 1, 2) if rows_of_cells else found
+    prefix = getattr(module, "num_prefix_tokens", None)
+    is_tokens = isinstance(found, Tensor) and found.ndim == 3
+    if is_tokens and prefix is not None:
+        return cast("Tensor", found[:, int(prefix) :])
+    last = timm_map(module, pixels, 0)
+    if last.ndim != 4:
         raise SubmissionError(
             "network has no single grid of features",
             where=where,
             found=f"{type(module).__name__} returns {type(found).__name__}",
         )
-    if found.ndim == 4:
-        rows_of_cells = str(getattr(module, "output_fmt", "NCHW")) == "NHWC"
-        return found.permute(0, 3, 1, 2) if rows_of_cells else found
-    prefix = getattr(module, "num_prefix_tokens", None)
-    if found.ndim != 3 or (prefix is None and found.shape[1] != timm_map(module, pixels, 0)[0, 0].numel()):
-        raise SubmissionError(
-            "network does not say which of its tokens are patches",
-            where=where,
-            found=f"{type(module).__name__} returns {list(found.shape)}",
-        )
-    return found[:, int(prefix or 0) :]
+    return found if is_tokens and found.shape[1] == last[0, 0].numel() else last
 
 
 def timm_map(module: nn.Module, pixels: Tensor, layer: int) -> Tensor:
     """(B, D, h, w): the feature map `layer` levels before the last, by the library's own rule."""
     network = cast("Any", module)
     names = inspect.signature(network.forward_intermediates).parameters
-    norm = {"norm": True} if "norm" in names else {}
-    maps: Sequence[Tensor] = network.forward_intermediates(
-        pixels, indices=layer + 1, output_fmt="NCHW", intermediates_only=True, **norm
-    )
+    how: dict[str, Any] = {"indices": layer + 1, "output_fmt": "NCHW", "intermediates_only": True}
+    try:
+        maps: Sequence[Tensor] = network.forward_intermediates(
+            pixels, **how, **({"norm": True} if "norm" in names else {})
+        )
+    except AssertionError:  # the library's word for a norm that it does not apply to maps
+        maps = network.forward_intermediates(pixels, **how)
     return maps[0]
 
 
