@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _fetch_repo(arguments: argparse.Namespace) -> tuple[Path, Any]:
     if (folder / MANIFEST).exists():
         raise UsageError("there is a manifest already", where=str(folder / MANIFEST), fix="move it away")
     remote = look_up(repo, arguments.revision or None)
-    print(f"{repo} at revision {remote.revision}")
+    print(f"{repo} at revision {remote.revision}", file=sys.stderr)
     show = Stage("fetch", "bytes")
     fetch(remote, folder, show)
     show.close()
@@ -131,18 +132,22 @@ def doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(report.as_json())
         return code
-    cost = report.cost
-    rows = [
-        ["parameters", f"{cost.num_params:,}"],
-        ["measured at", f"{report.side} pixels, a token every {report.stride}"],
-        ["grid", f"{report.grid[0]} x {report.grid[1]}"],
-        ["cost of an image", f"{cost.gmacs:.3g} GMACs, {1000 / cost.images_per_s:.1f} ms in fp32 here"],
-        ["looked at in", f"{report.seconds:.1f} s"],
-    ]
+    seen, rows = report.measured, [["looked at in", f"{report.seconds:.1f} s"]]
+    if seen is None:
+        rows.insert(0, ["measured", "nothing: it cannot be opened as it is"])
+    else:
+        cost, grid = seen.cost, seen.grid
+        rows[:0] = [
+            ["parameters", f"{cost.num_params:,}"],
+            ["measured at", f"{seen.side} pixels, a token every {seen.stride}"],
+            ["grid", f"{grid[0]} x {grid[1]}"],
+            ["cost of an image", f"{cost.gmacs:.3g} GMACs, {1000 / cost.images_per_s:.1f} ms in fp32 here"],
+        ]
     print(text_table(["doctor", f"{report.encoder}, protocol {report.protocol}"], rows))
     for note in report.notes:
         print(f"note: {note}.")
     for finding in report.findings:
         print(f"{finding.code}: {finding.seen}; expected {finding.expected}. Fix: {finding.fix}.")
-    print("Verdict: sound." if not report.findings else f"Verdict: {len(report.findings)} finding(s).")
+    num = len(report.findings)
+    print(f"Verdict: {num} finding{'s' * (num != 1)}." if num else "Verdict: sound.")
     return code

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from harness.encoders.config_json import read_config, read_table
 from harness.errors import SubmissionError, UnsafeInputError
-from harness.submission import UNSAFE_WEIGHTS
+from harness.fields import Place, show
+from harness.files import confine
+from harness.safetensors_header import read_safetensors_header
+from harness.submission import MAX_SIDE, UNSAFE_WEIGHTS
 
 Format = Literal["transformers", "timm", "open_clip"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -22,6 +26,8 @@ WEIGHTS_OF: dict[Format, tuple[str, ...]] = {
     "timm": ("model.safetensors",),
     "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
 }
+_OTHER_WEIGHTS = UNSAFE_WEIGHTS | {".gguf", ".keras", ".msgpack", ".npy", ".npz", ".onnx", ".tar", ".zip"}
+MAX_LICENSE, MAX_PIXEL = 100, 255
 Triple = tuple[float, float, float]
 
 
@@ -50,13 +56,14 @@ def find_format(folder: Path, wanted: str = "") -> Format:
         wanted: what the person says it is; needed where a folder holds one checkpoint in two formats.
 
     Raises:
+        UnsafeInputError: a configuration that is no plain file inside the folder.
         SubmissionError: no configuration that we know, or two of them and nothing that chooses.
     """
     there: list[Format] = []
-    if (folder / CONFIG).is_file():
+    if _is_there(folder, CONFIG):
         table = read_table(folder / CONFIG, str(folder / CONFIG))
         there.append("timm" if "architecture" in table and "model_type" not in table else "transformers")
-    if (folder / OPEN_CLIP_CONFIG).is_file():
+    if _is_there(folder, OPEN_CLIP_CONFIG):
         there.append("open_clip")
     if wanted:
         there = [form for form in there if form == wanted]
@@ -78,34 +85,50 @@ def find_format(folder: Path, wanted: str = "") -> Format:
     )
 
 
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether the folder has the file.
+
+    Raises:
+        UnsafeInputError: under that name is a pipe, a folder, or a link that leads out.
+    """
+    path = folder / name
+    if not path.exists() and not path.is_symlink():
+        return False
+    try:
+        plain = stat.S_ISREG(confine(folder, name).stat().st_mode)
+    except OSError:
+        plain = False
+    if not plain:
+        raise UnsafeInputError("not a plain file", where=str(path), fix="replace it with the file itself")
+    return True
+
+
 def find_weights(folder: Path, form: Format) -> tuple[str, ...]:
     """Names of the safetensors files that hold the checkpoint.
 
     Raises:
-        SubmissionError: none, several that no index explains, or a shard that is missing.
-        UnsafeInputError: weights of another format only.
+        SubmissionError: none, several that no index explains, or shards that are not those of their index.
+        UnsafeInputError: weights of another format only, or a pipe, a folder or a link that leads out.
     """
-    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    there = sorted(path.name for path in folder.glob("*.safetensors") if _is_there(folder, path.name))
     usual = WEIGHTS_OF[form]
-    index = folder / f"{usual[0]}.index.json"
-    if index.is_file():
-        shards = _shards(index)
-        if missing := sorted(set(shards) - set(there)):
-            raise SubmissionError("shard of the weights is missing", where=str(index), found=missing[0])
-        return shards
-    for name in usual:
-        if name in there:
-            return (name,)
-    if len(there) == 1 and form != "open_clip":
-        return (there[0],)
+    index = f"{usual[0]}.index.json"
+    if _is_there(folder, index):
+        return _shards(folder / index, there, usual)
+    chosen = next((name for name in usual if name in there), "")
+    if not chosen and len(there) == 1 and form != "open_clip":
+        chosen = there[0]
+    if chosen:
+        read_safetensors_header(folder / chosen, str(folder / chosen))
+        return (chosen,)
     if there:
         raise SubmissionError(
             "several weight files and no index" if len(there) > 1 else "weights of another format",
             where=str(folder),
             found=", ".join(there[:3]),
-            expected=f"{' or '.join(usual)}, or shards with {index.name}",
+            expected=f"{' or '.join(usual)}, or shards with {index}",
         )
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in UNSAFE_WEIGHTS)
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in _OTHER_WEIGHTS)
     if others:
         raise UnsafeInputError(
             "weights are not safetensors", where=str(folder), found=others[0], fix=_hint_of_pickles(folder)
@@ -118,13 +141,30 @@ def _hint_of_pickles(folder: Path) -> str:
     return f"write safetensors with eyechart convert {folder / found[0]}" if found else ""
 
 
-def _shards(path: Path) -> tuple[str, ...]:
-    table = read_table(path, str(path)).get("weight_map")
+def _shards(path: Path, there: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
+    """The weight files of an index, which must hold what it says of them and be all there are."""
+    index = read_table(path, str(path))
+    place, table, stated = Place(str(path), SubmissionError), index.get("weight_map"), index.get("metadata")
     if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
-        raise SubmissionError("index of the weights is not valid", where=str(path), expected="a weight_map")
+        place.at("weight_map").refuse("index of the weights is not valid", expected="tensor = file")
     names = tuple(sorted(set(table.values())))
-    if bad := [name for name in names if Path(name).name != name]:
-        raise UnsafeInputError("index leads out of its folder", where=str(path), found=bad[0])
+    if bad := [name for name in names if Path(name).name != name or name in {"", ".."}]:
+        raise UnsafeInputError("index leads out of its folder", where=str(path), found=show(bad[0]))
+    if missing := sorted(set(names) - set(there)):
+        place.refuse("shard of the weights is missing", found=show(missing[0]))
+    if extra := sorted(set(there) - set(names) - set(usual)):
+        place.refuse("shard that the index does not name", found=extra[0], fix="move it away")
+    num_bytes = 0
+    for name in names:
+        tensors = read_safetensors_header(path.parent / name, str(path.parent / name))
+        if wrong := sorted(tensors.keys() ^ {tensor for tensor, shard in table.items() if shard == name}):
+            place.refuse("index and shard disagree", found=f"{show(wrong[0])} in one of them", expected=name)
+        num_bytes += sum(tensor.end - tensor.begin for tensor in tensors.values())
+    total = stated.get("total_size") if isinstance(stated, dict) else None
+    if total not in (None, num_bytes):
+        place.at("metadata.total_size").refuse(
+            "index and shards disagree", found=show(total), expected=f"{num_bytes}"
+        )
     return names
 
 
@@ -142,7 +182,7 @@ def _read_transformers(folder: Path) -> Reading:
     model_type, config = read_config(folder / CONFIG)
     built_for = side_in(config.get("image_size"))
     path = folder / PREPROCESSOR
-    table = read_table(path, str(path)) if path.is_file() else {}
+    table = read_table(path, str(path)) if _is_there(folder, PREPROCESSOR) else {}
     sides = [(built_for, CONFIG)]
     if table.get("do_center_crop", True):
         sides.append((side_in(table.get("crop_size")), PREPROCESSOR))
@@ -181,7 +221,7 @@ def _read_timm(folder: Path) -> Reading:
         built_for=side if config.arguments.get("img_size") else None,
         mean=(mean, CONFIG) if mean else None,
         std=(std, CONFIG) if std else None,
-        license=(license_, CONFIG) if isinstance(license_, str) and license_ else _card_license(folder),
+        license=_license(license_, CONFIG) or _card_license(folder),
         notes=tuple(_plain(note) for note in notes),
     )
 
@@ -212,23 +252,26 @@ _READERS: dict[Format, Callable[[Path], Reading]] = {
 
 def side_in(value: Any) -> int | None:
     """A square side out of the libraries' spellings of a size; None for anything else."""
+    sides = [value]
     if isinstance(value, dict):
-        sides = {
-            value.get("height", value.get("shortest_edge")),
-            value.get("width", value.get("shortest_edge")),
-        }
+        sides = [value.get(name, value.get("shortest_edge")) for name in ("height", "width")]
     elif isinstance(value, list):
-        sides = set(value) if all(isinstance(v, int) for v in value) else set()
-    else:
-        sides = {value}
-    side = sides.pop() if len(sides) == 1 else None
-    return side if isinstance(side, int) and not isinstance(side, bool) and side > 0 else None
+        sides = value
+    side = sides[0] if sides and all(type(v) is int and v == sides[0] for v in sides) else None
+    return side if side is not None and 0 < side <= MAX_SIDE else None
 
 
 def _triple(value: Any) -> Triple | None:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return None
+    # The bound keeps out infinity, NaN and whole numbers too large for a float.
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    sound = all(type(v) in {int, float} and abs(v) <= MAX_PIXEL for v in value)
+    return (float(value[0]), float(value[1]), float(value[2])) if sound else None
+
+
+def _license(value: Any, origin: str) -> tuple[str, str] | None:
+    sound = isinstance(value, str) and 0 < len(value) <= MAX_LICENSE and value.isprintable()
+    return (value, origin) if sound else None
 
 
 def _plain(text: str) -> str:
@@ -239,10 +282,10 @@ def _plain(text: str) -> str:
 def _card_license(folder: Path) -> tuple[str, str] | None:
     """The licence in the front matter of a model card."""
     path = folder / CARD
-    if not path.is_file():
+    if not _is_there(folder, CARD):
         return None
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.read(1 << 20)
     head = re.match(r"---\r?\n(.*?)\n---", text, flags=re.DOTALL)
     line = re.search(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", head[1], flags=re.MULTILINE) if head else None
-    return (line[1], CARD) if line else None
+    return _license(line[1], CARD) if line else None

@@ -107,7 +107,10 @@ def _add_submit(commands: Any) -> None:
     )
     submit.add_argument("--id", default="", help="name of the row (default: the folder's)")
     submit.add_argument(
-        "--format", default="", help="transformers, timm or open_clip, where a folder holds two of them"
+        "--format",
+        default="",
+        choices=("transformers", "timm", "open_clip"),
+        help="which checkpoint is meant, where a folder holds two",
     )
     submit.add_argument("--revision", default="", help="hub: commit, tag or branch (default: the main one)")
     submit.add_argument("--out", type=Path, metavar="DIR", help="hub: folder to fetch into (default: name)")

@@ -35,10 +35,12 @@ def ensure_suite(suite: str, home: Home) -> None:
 def _make_plan(arguments: argparse.Namespace) -> Any:
     from harness.plan import make_plan
     from harness.protocol import read_protocol
+    from harness.submission import read_submission
 
     home = find_home(arguments.home)
     if not arguments.manifest.is_file():
         raise UsageError("no such manifest", where=str(arguments.manifest))
+    read_submission(arguments.manifest)  # first: a slip of the pen must not cost the minutes of a suite
     ensure_suite(read_protocol(arguments.protocol).suite, home)
     results = _results_of(arguments, home)
     return make_plan(
@@ -88,10 +90,8 @@ def plan(arguments: argparse.Namespace) -> int:
         return 0
     rows = [
         ["encoder", f"{facts['encoder']} ({facts['family']}), {made.num_params:,} parameters"],
-        [
-            "grid",
-            f"{made.grid[0]} x {made.grid[1]} at {made.side} pixels, budget {made.subject.protocol.tokens.budget} tokens",
-        ],
+        ["grid", f"{made.grid[0]} x {made.grid[1]} at {made.side} pixels"],
+        ["budget", f"{made.subject.protocol.tokens.budget} tokens"],
         ["encode", f"{made.num_images:,} images and frames, at most"],
         ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
         ["disk", spell_bytes(made.disk_bytes)],

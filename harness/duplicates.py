@@ -16,7 +16,8 @@ def refuse_duplicate(sub: Submission, weights: str, protocol: str, board: Sequen
     """Refuse an encoder whose weights stand on the board under another id.
 
     Compared is the digest over names, types, shapes and bytes of the image side's tensors in fp32: the order
-    of files, shards, a text side and a classifier's head make no difference. A model whose image side was
+    of files, shards and a text side make no difference, nor a classifier's head of transformers.
+    A model whose image side was
     locked has its parent's weights by design; it is no duplicate of its parent, nor the parent of it.
 
     Args:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol as Interface
 
 import numpy as np
@@ -82,6 +84,25 @@ class _Plan:
     under_budget: bool
     dtype: np.dtype[Any]
     key: dict[str, Any]
+
+
+COMPUTING = ("torch", "transformers", "timm", "open_clip_torch", "pillow", "av")
+"""Packages whose next version may compute other features from the same weights and images."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Installed versions of `COMPUTING`: part of the keys of whatever is cached.
+
+    Nothing made by an older library is then taken for the work of the installed one, which receipts name.
+    """
+    found = {}
+    for name in COMPUTING:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
 
 
 def target_grid(grid: tuple[int, int], budget: int) -> tuple[int, int]:
@@ -199,6 +220,7 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
         "image": protocol.image,
         "tokens": replace(protocol.tokens, budget=budget),
         "dataset": dataset_digest,
+        "versions": versions(),
     }
     if encoder.side != protocol.image.resolution:
         key["side"] = encoder.side

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
+import reprlib
+import tomllib
 import typing
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
@@ -19,7 +23,21 @@ from typing import Any, Literal, NoReturn, TypeVar
 from harness.errors import EyechartError
 
 T = TypeVar("T")
-_BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
+SHOWN = 80
+"""Characters of a stranger's value or key in an error line."""
+MAX_KEY_DOTS = 32
+"""In the keys of one line of TOML: time and memory of its parser grow with the square of a key's parts."""
+_STRINGS = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?(?:"{3,5}|\\?\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*+"?|'[^'\n]*+'?|#[^\n]*+""",
+    re.DOTALL,
+)
+"""What is text or comment in TOML. One that does not end reaches as far as it can: no second look at it."""
+_SHORT = reprlib.Repr()
+"""Writes out no more of tables in tables than a line shows."""
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 10, 400, 400, 400
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = SHOWN
+_JOINERS = "\u200c\u200d"
+"""Format characters that spelling needs, in Persian and in emoji; all others only hide or reorder text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +78,7 @@ class Place:
         """The spot one level deeper: a key of a table or an index of a list."""
         if isinstance(key, int):
             return Place(self.file, self.error, f"{self.path}[{key}]")
+        key = cut(key)
         return Place(self.file, self.error, f"{self.path}.{key}" if self.path else key)
 
     def refuse(self, what: str, *, found: str = "", expected: str = "", fix: str = "") -> NoReturn:
@@ -70,14 +89,57 @@ class Place:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The member of `known` whose spelling is closest to `word`, "" when `known` is empty."""
-    close = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.0)
+    close = difflib.get_close_matches(word[:SHOWN].lower(), sorted(known), n=1, cutoff=0.0)
     return close[0] if close else ""
 
 
 def show(value: object) -> str:
     """A value as an error line shows it: Python's spelling, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    try:
+        return cut(_SHORT.repr(value))
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__} too large to show"
+
+
+def cut(text: str, length: int = SHOWN) -> str:
+    """The beginning of a stranger's text, for an error line."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def parse_json(data: bytes) -> Any:
+    """A stranger's JSON: UTF-8, no name twice in a table (readers differ in which one counts), no NaN.
+
+    Raises:
+        ValueError, RecursionError: it is anything else.
+    """
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """A stranger's TOML: UTF-8, line ends of Windows and a byte order mark allowed.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    if any(line.count(".") > MAX_KEY_DOTS for line in _STRINGS.sub('""', text).split("\n")):
+        raise ValueError("a key of too many parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("brackets nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the same name twice, {show(twice)}")
+    return table
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"the number {text}")
 
 
 def check_keys(table: object, known: Iterable[str], place: Place) -> dict[str, Any]:
@@ -202,8 +264,8 @@ def read_text(value: object, place: Place, rule: Rule = ANY) -> str:
 
 
 def _invisible(character: str) -> bool:
-    # Bidirectional controls can make a page show text in another order than it has.
-    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDI_CONTROLS
+    # Among the format characters (Cf) are those that make a page show text in another order than it has.
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in _JOINERS
 
 
 def read_choice(value: object, options: tuple[str, ...], place: Place) -> str:
@@ -217,6 +279,6 @@ def read_choice(value: object, options: tuple[str, ...], place: Place) -> str:
             "unknown value",
             found=show(value),
             expected=f"one of {', '.join(options)}",
-            fix=f"write {nearest(str(value), options)}",
+            fix=f"write {nearest(value if isinstance(value, str) else '', options)}",
         )
     return value

@@ -29,6 +29,9 @@ StageMaker = Callable[[str, str], Any]
 PACKAGES = (
     "torch",
     "transformers",
+    "timm",
+    "open_clip_torch",
+    "torchvision",
     "lmms-eval",
     "numpy",
     "pyarrow",

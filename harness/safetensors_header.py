@@ -6,23 +6,35 @@ tensors' bytes, each at its offsets. Source: the format section of the safetenso
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn, Protocol
 
 from harness.errors import SubmissionError, UnsafeInputError
-from harness.fields import Place, show
+from harness.fields import Place, parse_json, show
 
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 """Room for tens of thousands of tensors. Below the library's own limit of 100 MB a header can still name
 a million empty tensors, which take gigabytes of memory to parse."""
-MAX_TENSORS = 100_000
+MAX_WEIGHT_BYTES = 16 << 30
+"""Of one file. The largest image encoders are near 12 GB in fp16."""
+MAX_TENSORS = 20_000
+"""Ten times those of the largest image encoders; libraries take seconds over a hundred thousand."""
+MAX_MARKS = 40 * MAX_TENSORS
+"""Quotes, brackets and commas of a header, twice what so many tensors need: parsing more takes seconds."""
 MAX_RANK = 8
 MAX_NAME = 512
 ITEM_BYTES = dict(F64=8, F32=4, F16=2, BF16=2, F8_E4M3=1, F8_E5M2=1, BOOL=1)
 ITEM_BYTES |= dict(I64=8, I32=4, I16=2, I8=1, U64=8, U32=4, U16=2, U8=1)
 _LFS_POINTER = b"version "
+
+
+class Readable(Protocol):
+    """What a header is read from."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """The next bytes, fewer only at the end."""
 
 
 class TensorInfo(NamedTuple):
@@ -54,49 +66,66 @@ def read_safetensors_header(path: Path, where: str) -> dict[str, TensorInfo]:
         Tensor name -> dtype, shape and byte range within the data part.
 
     Raises:
-        UnsafeInputError: the header is longer than `MAX_HEADER_BYTES`, or has too many tensors.
-        SubmissionError: truncated, not JSON, or offsets that overlap, leave holes or leave the file.
+        UnsafeInputError: a pickle; a file, a header or a number of tensors beyond our limits.
+        SubmissionError: unreadable, truncated, not JSON, or offsets that overlap, leave holes or leave
+            the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return read_open_header(file, os.fstat(file.fileno()).st_size, where)
+    except OSError as error:
+        Place(where, SubmissionError).refuse("cannot read weights", found=error.strerror or str(error))
+
+
+def read_open_header(file: Readable, size: int, where: str) -> dict[str, TensorInfo]:
+    """`read_safetensors_header` of a file that is open at its beginning; leaves it where the data begin.
+
+    Args:
+        file: the file.
+        size: its bytes.
+        where: its name for error messages.
+
+    Raises:
+        UnsafeInputError, SubmissionError: see `read_safetensors_header`.
     """
     place = Place(where, SubmissionError)
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        prefix = file.read(8)
-        if prefix == _LFS_POINTER:
-            place.refuse("a git-lfs pointer, not the weights", fix="run git lfs pull")
-        if len(prefix) < 8:
-            place.refuse("truncated", found=f"{size} bytes", expected="an 8-byte header length")
-        length = int.from_bytes(prefix, "little")
-        if length > MAX_HEADER_BYTES:
-            expected = f"at most {MAX_HEADER_BYTES:,}"
-            raise UnsafeInputError(
-                "header too long", where=where, found=f"{length:,} bytes", expected=expected
-            )
-        text = file.read(length)
+    if size > MAX_WEIGHT_BYTES:
+        _unsafe("weights file too large", place, f"{size:,} bytes", f"at most {MAX_WEIGHT_BYTES:,}")
+    prefix = file.read(8)
+    if prefix == _LFS_POINTER:
+        place.refuse("a git-lfs pointer, not the weights", fix="run git lfs pull")
+    if len(prefix) < 8:
+        place.refuse("weights are truncated", found=f"{size} bytes", expected="an 8-byte header length")
+    length = int.from_bytes(prefix, "little")
+    text = file.read(min(length, MAX_HEADER_BYTES))
+    if looks_like_pickle(prefix + text[:1]):
+        _unsafe("a pickle under the name of safetensors", place, f"leading bytes {prefix[:4].hex()}")
+    if length > MAX_HEADER_BYTES:
+        _unsafe("header too long", place, f"{length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     if len(text) < length:
-        place.refuse("truncated", found=f"{size:,} bytes", expected=f"a header of {length:,} bytes")
+        expected = f"a header of {length:,} bytes"
+        place.refuse("weights are truncated", found=f"{size:,} bytes", expected=expected)
     tensors = _parse_header(text, place)
     _check_offsets(tensors, size - 8 - length, place)
     return tensors
 
 
+def _unsafe(what: str, place: Place, found: str, expected: str = "") -> NoReturn:
+    raise UnsafeInputError(what, where=place.file, found=found, expected=expected)
+
+
 def _parse_header(text: bytes, place: Place) -> dict[str, TensorInfo]:
+    if (marks := sum(text.count(mark) for mark in (b'"', b"[", b"{", b","))) > MAX_MARKS:
+        _unsafe("header of too many parts", place, f"{marks:,}", f"at most {MAX_MARKS:,}")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_pairs)
+        header = parse_json(text)
     except (ValueError, RecursionError) as error:
         place.refuse("not a safetensors header", found=str(error))
     if not isinstance(header, dict):
         place.refuse("not a safetensors header", found=show(header), expected="a JSON object")
     if len(header) > MAX_TENSORS:
-        found, expected = f"{len(header):,}", f"at most {MAX_TENSORS:,}"
-        raise UnsafeInputError("too many tensors", where=place.file, found=found, expected=expected)
+        _unsafe("too many tensors", place, f"{len(header):,}", f"at most {MAX_TENSORS:,}")
     return {name: _tensor(name, entry, place) for name, entry in header.items() if name != "__metadata__"}
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("the same name twice")
-    return result
 
 
 def _tensor(name: str, entry: object, place: Place) -> TensorInfo:
@@ -132,6 +161,7 @@ def _check_offsets(tensors: dict[str, TensorInfo], data_bytes: int, place: Place
         position = tensor.end
     if position > data_bytes:
         found, expected = f"{data_bytes:,} bytes of tensors", f"{position:,}"
-        place.refuse("truncated", found=found, expected=expected, fix="copy or download the file again")
+        fix = "copy or download the file again"
+        place.refuse("weights are truncated", found=found, expected=expected, fix=fix)
     if position < data_bytes:
         place.refuse("bytes after the last tensor", found=f"{data_bytes:,}", expected=f"{position:,}")

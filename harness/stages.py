@@ -22,7 +22,7 @@ from harness.digest import digest_json
 from harness.encoders import open_encoder
 from harness.encoders.base import Encoder
 from harness.errors import IntegrityError
-from harness.features import FeatureSet, extract
+from harness.features import FeatureSet, extract, versions
 from harness.home import Home
 from harness.images import prepare
 from harness.records import Protocol, Submission, Task
@@ -169,6 +169,8 @@ def adapter_key(subject: Subject, encoder: Encoder, seed: int) -> str:
             "recipe": protocol.recipe_digests["adapter"],
             "mixture": check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest),
             "seed": seed,
+            "side": encoder.side,
+            "versions": versions(),
         }
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-import tomllib
 import typing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,18 @@ from typing import Any
 
 from harness.digest import digest_file, digest_json
 from harness.errors import SubmissionError, UnsafeInputError, UsageError
-from harness.fields import Place, Rule, Rules, check_keys, read_choice, read_record, read_text, show
+from harness.fields import (
+    Place,
+    Rule,
+    Rules,
+    check_keys,
+    parse_json,
+    parse_toml,
+    read_choice,
+    read_record,
+    read_text,
+    show,
+)
 from harness.files import confine, write_atomic
 from harness.records import (
     SCHEMA_VERSION,
@@ -32,6 +42,10 @@ from harness.safetensors_header import looks_like_pickle, read_safetensors_heade
 
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_CONFIG_BYTES = 1024 * 1024
+MAX_CHECKPOINT_BYTES = 64 << 30
+"""Of all files together; `fetch` brings no more either."""
+MAX_SIDE = 4096
+"""Pixels of the largest image an encoder may be built for."""
 TOP_KEYS = (
     "schema",
     "id",
@@ -48,6 +62,8 @@ TOP_KEYS = (
 )
 FLOOR_KEYS = ("kind", "base")
 FLOORS_WITH_BASE = ("shuffled-image", "random-init")
+FLOOR_ID = "floor-"
+_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # an id names a folder, on Windows too
 
 _SLUG = Rule(
     pattern=r"[a-z0-9][a-z0-9-]{1,62}",
@@ -74,7 +90,7 @@ RULES: Rules = {
     (Source, "files"): Rule(max_items=256),
     (WeightFile, "path"): Rule(max_length=255),
     (WeightFile, "sha256"): Rule(pattern=r"[0-9a-f]{64}", expected="64 lower-case hex digits"),
-    (InputSpec, "resolution"): Rule(low=8, high=4096),
+    (InputSpec, "resolution"): Rule(low=8, high=MAX_SIDE),
     (InputSpec, "mean"): Rule(low=0, high=1),
     # A standard deviation near 0 would blow every pixel up; 1/255 is the smallest in use.
     (InputSpec, "std"): Rule(low=0.001, high=1),
@@ -133,6 +149,7 @@ def parse_submission(data: bytes, path: Path) -> Submission:
         rest["source"] = {"files": [], **rest["source"]}
     given = {"floor": floor, "base": base, "identity_digest": ""}
     sub = read_record(Submission, rest, place, rules, given=given)
+    _check_id(sub, place)
     _check_files(sub, path.parent, place)
     _check_source(sub, place)
     _check_history(sub, place)
@@ -141,20 +158,19 @@ def parse_submission(data: bytes, path: Path) -> Submission:
 
 def _parse_toml(data: bytes, place: Place) -> object:
     try:
-        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
+        return parse_toml(data)
     except UnicodeDecodeError as error:
         place.refuse("not UTF-8", found=f"byte 0x{data[error.start]:02x} at offset {error.start}")
-    except RecursionError:
-        place.refuse("not valid TOML", found="brackets nested too deeply")
-    except ValueError as error:  # TOMLDecodeError, and int() on thousands of digits
+    except ValueError as error:
         place.refuse("not valid TOML", found=str(error))
 
 
 def _check_schema(table: dict[str, Any], place: Place) -> None:
     version = table.get("schema")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version != SCHEMA_VERSION or type(version) is not int:
         found = "no such key" if version is None else show(version)
-        fix = f"write schema = {SCHEMA_VERSION} at the top"
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        fix = "update Eyechart" if newer else f"write schema = {SCHEMA_VERSION} at the top"
         place.at("schema").refuse(
             "schema version not known", found=found, expected=str(SCHEMA_VERSION), fix=fix
         )
@@ -199,11 +215,28 @@ def _check_source(sub: Submission, place: Place) -> None:
         place.at("files").refuse("no configuration", expected="a config.json beside the weights")
 
 
+def _check_id(sub: Submission, place: Place) -> None:
+    if _DEVICE.fullmatch(sub.id):
+        place.at("id").refuse("name of a device on Windows", found=show(sub.id), fix="choose another id")
+    if sub.id.startswith(FLOOR_ID) and sub.floor is None:  # the board would compare others with it
+        place.at("id").refuse("id of a floor", found=show(sub.id), fix=f"leave out {FLOOR_ID}")
+
+
+def _check_path(root: Path, file: str, spot: Place) -> None:
+    try:
+        if ":" in file:  # a drive, or the scheme of an address
+            raise UnsafeInputError("path refused", found=show(file), expected="a relative path")
+        confine(root, file)
+    except UnsafeInputError as error:
+        where, found, expected = f"{spot.file}: {spot.path}", error.found, error.expected
+        raise UnsafeInputError(error.what, where=where, found=found, expected=expected) from error
+
+
 def _check_files(sub: Submission, root: Path, place: Place) -> None:
     seen: set[str] = set()
     for i, file in enumerate(sub.source.files):
         spot = place.at("source").at("files").at(i).at("path")
-        confine(root, file.path)
+        _check_path(root, file.path, spot)
         suffix = PurePosixPath(file.path).suffix.lower()
         is_own_code = suffix == ".py" and sub.source.kind == "python"
         if suffix in _FORMATS_WITH_CODE and not is_own_code:
@@ -262,17 +295,26 @@ def verify_files(sub: Submission, root: Path) -> None:
             archive under a safe name, or a safetensors header beyond our limit.
         SubmissionError: missing, truncated or malformed file, or another hash.
     """
+    num_bytes = 0
     for file in sub.source.files:
         path = confine(root, file.path)
         place = Place(str(root / file.path), SubmissionError)
         if sub.source.revision != "local" and not path.exists():
             place.refuse("file is missing", fix="bring it from the hub with eyechart fetch MANIFEST")
-        _check_kind(path, place)
-        if path.suffix.lower() == ".safetensors":
-            read_safetensors_header(path, place.file)
-        elif path.suffix.lower() == ".json":
-            _check_config(path, place)
-        digest = digest_file(path)
+        try:
+            num_bytes += _check_kind(path, PurePosixPath(file.path).suffix, place)
+            if num_bytes > MAX_CHECKPOINT_BYTES:
+                expected = f"at most {MAX_CHECKPOINT_BYTES:,} bytes together"
+                raise UnsafeInputError("files too large", where=place.file, expected=expected)
+            if path.suffix.lower() == ".safetensors":
+                read_safetensors_header(path, place.file)
+            elif path.suffix.lower() == ".json":
+                _check_config(path, place)
+            digest = digest_file(path)
+        except FileNotFoundError:
+            place.refuse("file is missing", fix="put it there, or correct source.files")
+        except OSError as error:
+            place.refuse("file cannot be read", found=str(error.strerror))
         if digest != file.sha256:
             place.refuse(
                 "hash differs from the manifest's",
@@ -282,14 +324,10 @@ def verify_files(sub: Submission, root: Path) -> None:
             )
 
 
-def _check_kind(path: Path, place: Place) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        place.refuse("file is missing", fix="put it there, or correct source.files")
-    except OSError as error:
-        place.refuse("file cannot be read", found=str(error.strerror))
-    if not stat.S_ISREG(mode):
+def _check_kind(path: Path, suffix: str, place: Place) -> int:
+    """Bytes of a plain file that holds what its name says, as far as its first bytes tell."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode) or path.suffix != suffix:
         raise UnsafeInputError("not a plain file", where=place.file, fix="replace it with the file itself")
     with open(path, "rb") as file:
         head = file.read(16)
@@ -300,6 +338,7 @@ def _check_kind(path: Path, place: Place) -> None:
             found=f"leading bytes {head[:4].hex()}",
             fix="convert the weights to safetensors on your own machine",
         )
+    return state.st_size
 
 
 def _check_config(path: Path, place: Place) -> None:
@@ -308,7 +347,7 @@ def _check_config(path: Path, place: Place) -> None:
     if len(data) > MAX_CONFIG_BYTES:
         place.refuse("configuration too large", expected=f"at most {MAX_CONFIG_BYTES:,} bytes")
     try:
-        config = json.loads(data.decode("utf-8"))
+        config = parse_json(data)
     except (ValueError, RecursionError) as error:
         place.refuse("not valid JSON", found=str(error))
     if not isinstance(config, dict):

@@ -16,7 +16,6 @@ from typing import Any
 
 from harness.checkpoint_folder import (
     CONFIG_OF,
-    FORMATS,
     Reading,
     Triple,
     find_format,
@@ -102,10 +101,6 @@ def submit(folder: Path, given: Given, origin: Origin | None = None) -> Draft:
         raise UsageError("no such folder", where=str(folder), expected="a folder with a checkpoint")
     if target.exists():
         raise UsageError("there is a manifest already", where=str(target), fix="edit it, or move it away")
-    if given.format and given.format not in FORMATS:
-        raise UsageError(
-            "no such format", where="--format", found=given.format, expected=" or ".join(FORMATS)
-        )
     id_ = _id(given.id or _slug(origin.repo.split("/")[-1] if origin else folder.resolve().name))
     form = find_format(folder, given.format)
     names = (CONFIG_OF[form], *find_weights(folder, form))
@@ -127,7 +122,7 @@ def submit(folder: Path, given: Given, origin: Origin | None = None) -> Draft:
         revision=origin.revision if origin else "local",
         files=files,
     )
-    counted = _check(folder, source, found)
+    counted = _check(id_, folder, source, found)
     words = reading.architecture + (f", {_short(counted[0].value)} parameters" if counted else "")
     text, open_fields = _manifest(id_, license_[0] if license_ else "", words, source, found, reading.notes)
     write_atomic(target, text.encode())
@@ -175,14 +170,14 @@ def _short(count: str) -> str:
     return f"{number / 1e6:.3g} M" if number >= 1e5 else count
 
 
-def _check(folder: Path, source: Source, found: dict[str, Any]) -> list[Fact]:
+def _check(id_: str, folder: Path, source: Source, found: dict[str, Any]) -> list[Fact]:
     """Hashes and headers; and, where the input is known, the network with every tensor accounted for."""
     side = found["resolution"]
     stand_in = InputSpec(
         resolution=side or 64, mean=found["mean"] or (0.5,) * 3, std=found["std"] or (0.5,) * 3
     )
     draft = Submission(
-        id="draft",
+        id=id_,
         title="",
         authors=(),
         links=(),

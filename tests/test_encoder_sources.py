@@ -68,10 +68,11 @@ def test_tokens_and_pooled_vector_equal_the_library_at_every_side(tmp_path, sour
 def test_batches_of_1_2_7_and_64_agree(tmp_path, source, name):
     encoder = opened(SAVE[source](tmp_path, name), resolution=64)
     pixels = pixels_of(64, encoder.side)
-    whole = encoder.encode(pixels).patch_tokens
-    for size in (1, 2, 7):
-        parts = [encoder.encode(part).patch_tokens for part in torch.split(pixels[:14], size)]
-        assert_equal(torch.cat(parts), whole[:14])
+    whole = encoder.read(pixels)
+    for size in (1, 2, 7):  # bare forward passes of this many rows: `encode` fills each to 64
+        assert_equal(torch.cat([encoder.read(part) for part in torch.split(pixels[:14], size)]), whole[:14])
+    parts = [encoder.encode(part).patch_tokens for part in torch.split(pixels[:14], 7)]
+    assert_equal(torch.cat(parts), whole[:14])
 
 
 def test_every_transformers_architecture_is_among_the_cases():
@@ -383,3 +384,54 @@ def test_transformers_and_open_clip_agree_up_to_the_final_norm(tmp_path):
     ours, theirs = (opened(s).encode(pixels).patch_tokens for s in (clip, twin))
     with torch.no_grad():
         assert_equal(tower.ln_post(theirs), ours)
+
+
+def test_swinv2_keeps_the_windows_that_it_was_pretrained_with(tmp_path):
+    saved = save_transformers(tmp_path, "swinv2", pretrained_window_sizes=[2, 2, 2])
+    pixels = pixels_of(2, 64)
+    wanted = library_tokens("transformers", saved.network, pixels)
+    assert_equal(opened(saved).encode(pixels).patch_tokens, wanted.flatten(2).mT)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("dinov2_with_registers", {"interpolate_antialias": True, "interpolate_offset": 0.0}),
+        ("siglip_vision_model", {"_attn_implementation_autoset": True}),
+        ("clip_vision_model", {"dropout": 0.0, "projection_dim": 512, "top_k": 50, "torchscript": False}),
+    ],
+)
+def test_what_older_versions_wrote_is_accepted(tmp_path, name, more):
+    saved = save_transformers(tmp_path, name)
+    edit(tmp_path / "config.json", lambda table: table.update(more))
+    assert opened(saved).grid == (4, 4)
+
+
+def test_an_image_side_described_twice_must_be_the_same(tmp_path):
+    import transformers
+
+    text = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50
+    )
+    text |= dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=TRANSFORMERS["clip_vision_model"])
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    edit(path, lambda t: t.update(vision_config_dict={"hidden_size": t["vision_config"]["hidden_size"]}))
+    assert open_encoder(submission(tmp_path, 64), tmp_path).grid == (4, 4)
+    edit(path, lambda t: t.update(vision_config_dict={"hidden_act": "gelu"}))
+    with pytest.raises(SubmissionError, match="described twice, in two ways: found hidden_act"):
+        open_encoder(submission(tmp_path, 64), tmp_path)
+
+
+def test_tables_that_timm_once_stored_may_be_there_and_nothing_else(tmp_path):
+    saved = save_timm(tmp_path, "swin_tiny_patch4_window7_224")
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    old = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.long)}
+    save_file({**weights, **old}, path)
+    assert opened(saved).grid == (4, 4)
+    save_file({**weights, "layers.0.blocks.0.attn.other": torch.zeros(2)}, path)
+    with pytest.raises(SubmissionError, match=r"1 extra \(layers"):
+        opened(saved)

@@ -49,7 +49,8 @@ class Architecture:
 
 _NO_POOLER = (("add_pooling_layer", False),)
 _HEADS = ("classifier.",)
-_POOLED = ("pooler.", "classifier.")
+_POOLED = ("pooler.", "classifier.", "decoder.", "lm_head.", "embeddings.mask_token")
+"""Poolers, heads, and what masked-image training adds."""
 
 
 def _transformer(name: str, prefix: int = 1, **changes: Any) -> Architecture:

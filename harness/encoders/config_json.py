@@ -5,17 +5,22 @@ from __future__ import annotations
 import harness.torchvision_shim  # noqa: F401  (must run before transformers is imported)
 
 import inspect
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from harness.digest import digest_bytes
 from harness.encoders.architectures import ARCHITECTURES, WHOLE
 from harness.errors import SubmissionError, UnsafeInputError
+from harness.fields import cut, parse_json, show
+from harness.submission import MAX_CONFIG_BYTES, MAX_SIDE
 
-MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_NUMBER = 65_536
-MAX_LAYERS = 512
+MAX_LAYERS = 256
+"""Of a whole network."""
+MAX_WINDOW = 32
+"""Cells a side; tables of windows grow with its fourth power, and some libraries fill them one by one."""
+MAX_TEXT = 200
 
 _BOOK_KEEPING = frozenset("""
     _name_or_path architectures chunk_size_feed_forward dtype finetuning_task id2label is_encoder_decoder
@@ -36,11 +41,16 @@ _OF_GENERATION = frozenset("""
 """Settings of text generation that older versions of the library wrote into every configuration."""
 _WITHOUT_EFFECT = {
     "swin": frozenset({"hidden_size", "num_layers", "path_norm"}),
-    "swinv2": frozenset({"hidden_size", "num_layers", "path_norm", "pretrained_window_sizes"}),
+    "swinv2": frozenset({"hidden_size", "num_layers", "path_norm"}),
+    # Once written for its rule of resampling, which is antialiased and without offset in every version.
+    "dinov2_with_registers": frozenset({"interpolate_antialias", "interpolate_offset"}),
+    "siglip_vision_model": frozenset({"projection_dim"}),
     "clip_vision_model": frozenset({"dropout", "projection_dim"}),
     "metaclip_2_vision_model": frozenset({"dropout", "projection_dim"}),
 }
 """Fields the library computes from others, or once wrote and no longer reads."""
+_HARMLESS = frozenset({"_attn_implementation_autoset"})
+"""A note of the library to itself, whose name begins like an unsafe one's."""
 _UNSAFE = (
     "auto_map", "trust_remote_code", "custom_pipelines", "quantization_config", "_attn_implementation",
     "attn_implementation", "_experts_implementation", "_commit_hash",
@@ -49,6 +59,7 @@ _UNSAFE = (
 LAYER_FIELDS = frozenset({
     "num_hidden_layers", "depths", "num_encoder_blocks", "num_stages", "depth", "layers"
 })  # fmt: skip
+SIDE_FIELDS = frozenset({"image_size", "img_size"})
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
@@ -71,6 +82,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         where, inner = f"{where}: vision_config", config.get("vision_config")
         if not isinstance(inner, dict):
             raise SubmissionError("configuration has no image side", where=where, found=type(inner).__name__)
+        _refuse_second_side(config, inner, path.name)
         config = inner
         refuse_code(config, where)
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
@@ -82,13 +94,31 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         )
     known = known_fields(model_type)
     # An architecture may have a field of a name that elsewhere is book-keeping.
-    dropped = (_BOOK_KEEPING | _OF_GENERATION | _WITHOUT_EFFECT.get(model_type, frozenset())) - (
+    dropped = (_HARMLESS | _BOOK_KEEPING | _OF_GENERATION | _WITHOUT_EFFECT.get(model_type, frozenset())) - (
         known - _BOOK_KEEPING - _WITHOUT_EFFECT.get(model_type, frozenset())
     )
     fields = {key: value for key, value in config.items() if key not in dropped}
     refuse_unknown(fields, known, where, f"fields of {model_type} only")
     check_ranges(fields, where)
     return model_type, fields
+
+
+def _refuse_second_side(config: Mapping[str, Any], side: Mapping[str, Any], where: str) -> None:
+    """Old CLIP configurations say their image side twice, and the library lets the second win."""
+    second = config.get("vision_config_dict")
+    if second is None:
+        return
+    shared = set(second) & set(side) if isinstance(second, dict) else set()
+    wrong = sorted(k for k in shared if second[k] != side[k] and k not in _BOOK_KEEPING | _OF_GENERATION)
+    more = sorted(set(second) - set(side) - _BOOK_KEEPING - _OF_GENERATION) if shared else []
+    if not isinstance(second, dict) or wrong or more:
+        raise SubmissionError(
+            "image side is described twice, in two ways",
+            where=f"{where}: vision_config_dict",
+            found=cut(", ".join([*wrong, *more]) or type(second).__name__),
+            expected="what vision_config says",
+            fix="write the values that were trained into vision_config and remove vision_config_dict",
+        )
 
 
 def unused_tensors(path: Path) -> tuple[str, ...]:
@@ -100,12 +130,12 @@ def unused_tensors(path: Path) -> tuple[str, ...]:
 
 def refuse_code(config: Mapping[str, Any], where: str) -> None:
     """Raises UnsafeInputError for a key that would load code, other weights or another kernel."""
-    unsafe = sorted(key for key in config if key.startswith(_UNSAFE))
+    unsafe = sorted(key for key in config if key.startswith(_UNSAFE) and key not in _HARMLESS)
     if unsafe:
         raise UnsafeInputError(
             "configuration asks for code or settings of its own",
             where=where,
-            found=", ".join(unsafe),
+            found=cut(", ".join(unsafe)),
             fix="remove the key; an own architecture cannot be an official row",
         )
 
@@ -117,24 +147,48 @@ def refuse_unknown(fields: Mapping[str, Any], known: Collection[str], where: str
         raise SubmissionError(
             "unknown configuration keys",
             where=where,
-            found=", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""),
+            found=", ".join(cut(key) for key in unknown[:5])
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""),
             expected=expected,
         )
 
 
-def read_table(path: Path, where: str) -> dict[str, Any]:
+def refuse_flags(fields: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    """Raises SubmissionError for true or false where a number is meant, by the library's default."""
+    for key, value in fields.items():
+        if isinstance(value, bool) and type(defaults[key]) in {int, float}:
+            raise SubmissionError(
+                "wrong type", where=f"{where}: {cut(key)}", found=show(value), expected="a number"
+            )
+
+
+def read_table(path: Path, where: str, sha256: str = "") -> dict[str, Any]:
     """A JSON object out of a stranger's file.
+
+    Args:
+        path: the file.
+        where: its name for error messages.
+        sha256: hash that what is read must have, where one is known.
 
     Raises:
         UnsafeInputError: a file beyond any honest size.
-        SubmissionError: unreadable, not JSON, or no object.
+        SubmissionError: unreadable, not JSON, no object, or other bytes than `sha256` says.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UnsafeInputError(
-                "configuration too large", where=where, found=f"{path.stat().st_size:,} bytes"
+        with open(path, "rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            expected = f"at most {MAX_CONFIG_BYTES:,} bytes"
+            raise UnsafeInputError("configuration too large", where=where, expected=expected)
+        if sha256 and digest_bytes(data) != sha256:
+            raise SubmissionError(
+                "hash differs from the manifest's",
+                where=where,
+                found=digest_bytes(data),
+                expected=sha256,
+                fix="leave the files alone while they are measured",
             )
-        config = json.loads(path.read_text("utf-8"))
+        config = parse_json(data)
     except OSError as error:
         raise SubmissionError(
             "cannot read configuration", where=where, found=error.strerror or str(error)
@@ -164,16 +218,45 @@ def check_ranges(fields: Mapping[str, Any], where: str) -> None:
         SubmissionError: naming the first value that is out of range.
     """
     for key, value in fields.items():
-        limit = MAX_LAYERS if key in LAYER_FIELDS else MAX_CONFIG_NUMBER
         values = value if isinstance(value, list) else [value]
-        ok = len(values) <= 64 and all(
-            v is None or isinstance(v, (str, bool)) or (isinstance(v, (int, float)) and abs(v) <= limit)
-            for v in values
-        )
-        if not ok:
+        if expected := _out_of_range(key, values):
             raise SubmissionError(
                 "configuration value out of range",
-                where=f"{where}: {key}",
-                found=f"{value!r:.60}",
-                expected=f"plain values up to {limit}",
+                where=f"{where}: {cut(key)}",
+                found=show(value),
+                expected=expected,
             )
+
+
+def _out_of_range(key: str, values: list[Any]) -> str:
+    """What a field's values should have been; empty where they are that."""
+    if key in SIDE_FIELDS:
+        # A picture here is square: a network built for another shape would read its positions wrongly.
+        sides = {str(v) for v in values}
+        sound = len(sides) == 1 and all(_whole(v, 1, MAX_SIDE) for v in values)
+        return "" if sound or values == [None] else f"one side of 1 to {MAX_SIDE:,} pixels"
+    if key in LAYER_FIELDS:
+        counts = [v for v in values if v is not None]
+        sound = all(_whole(v, 0, MAX_LAYERS) for v in counts) and sum(counts) <= MAX_LAYERS
+        return "" if sound else f"whole numbers up to {MAX_LAYERS} together"
+    limit = MAX_WINDOW if "window" in key else MAX_CONFIG_NUMBER
+    sound = len(values) <= 64 and all(_plain(v, limit) for v in values)
+    return "" if sound else f"plain values up to {limit}"
+
+
+def stated_side(value: object) -> int | None:
+    """The side in pixels that a configuration says, as a number or a list; None where it says none."""
+    sides: list[Any] = value if isinstance(value, list) else [value]
+    return cast("int | None", sides[0]) if sides and not _out_of_range("image_size", sides) else None
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _plain(value: object, limit: int) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and value.isprintable()
+    return (
+        value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= limit)
+    )

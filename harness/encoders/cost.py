@@ -20,7 +20,7 @@ class Cost:
     """Cost of one image at the side an encoder was opened for."""
 
     num_params: int
-    """Of the network as it was submitted, at its native side, heads and text side left out."""
+    """Of the network as it was submitted, at its native side, text side left out."""
     gmacs: float
     """10⁹ multiply-accumulates an image, of matrix products, convolutions and attention."""
     num_tokens: int

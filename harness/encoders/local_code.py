@@ -8,20 +8,40 @@ strictly. Such a row is badged and never an official one: nobody else can know w
 
 from __future__ import annotations
 
+import importlib.abc
 import importlib.util
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from harness.digest import digest_bytes
 from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
-from harness.encoders.strict import load_strictly
-from harness.errors import SubmissionError, UnsafeInputError
+from harness.encoders.strict import hashes_of, load_strictly
+from harness.errors import EyechartError, SubmissionError, UnsafeInputError
+from harness.fields import cut
 from harness.files import confine
 from harness.records import Submission
+from harness.submission import MAX_CONFIG_BYTES, MAX_SIDE
 
 CODE = "encoder.py"
+
+
+class _Source(importlib.abc.InspectLoader):
+    """Code as it was read. The usual loader would rather run what __pycache__ holds, which no hash covers."""
+
+    def __init__(self, code: bytes, path: Path) -> None:
+        self._code, self._path = code, path
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002  (the interface of loaders)
+        """The text of the file."""
+        return importlib.util.decode_source(self._code)
+
+    def get_code(self, fullname: str) -> Any:  # noqa: ARG002  (same)
+        """What that text says, compiled."""
+        return self.source_to_code(self._code, str(self._path))
 
 
 class LocalCodeEncoder(FrozenEncoder):
@@ -53,7 +73,7 @@ class LocalCodeEncoder(FrozenEncoder):
                 "network of your own has one layer to read", where=submission.id, found=f"layer {layer}"
             )
         stated = getattr(module, "stride", None)
-        stride = stated if isinstance(stated, int) and stated > 0 else 1
+        stride = stated if isinstance(stated, int) and 0 < stated <= MAX_SIDE else 1
         side = fit_side(resolution, native, stride)
         num_params = count_parameters(module)
         super().__init__(
@@ -68,15 +88,21 @@ class LocalCodeEncoder(FrozenEncoder):
         return {"source": "python", "code": self._code, "layer": self.layer}
 
     def _features(self, pixels: Tensor) -> Tensor:
-        found = self.module(pixels)
-        if not isinstance(found, Tensor) or found.ndim not in {3, 4} or len(found) != len(pixels):
+        try:
+            found = self.module(pixels)
+        except (RuntimeError, ValueError, AssertionError):
+            raise  # told by `read`, with the size of the image
+        except (Exception, SystemExit) as error:  # a person's own code may raise anything
+            raise _failure("network fails", self.id, error) from error
+        is_tokens = isinstance(found, Tensor) and found.ndim in {3, 4} and found.is_floating_point()
+        if not is_tokens or len(found) != len(pixels):
             raise SubmissionError(
                 "network does not return patch tokens",
                 where=self.id,
                 found=f"{type(found).__name__} {list(getattr(found, 'shape', ()))}",
                 expected="a tensor (B, N, D), or a map (B, D, h, w)",
             )
-        return found.to(torch.float32)
+        return cast("Tensor", found).to(torch.float32)
 
 
 def open_local_code(
@@ -97,32 +123,44 @@ def open_local_code(
             fix="if the code is yours, repeat the command with --allow-local-code",
         )
     paths = [confine(root, file.path) for file in submission.source.files]
+    sha256 = hashes_of(submission, root)
     codes = [path for path in paths if path.name == CODE]
     if len(codes) != 1:
         raise SubmissionError(
             f"manifest must list one {CODE}", where=f"{submission.id}: source.files", found=str(len(codes))
         )
-    build = _load(codes[0])
+    build = _load(codes[0], sha256[codes[0]])
     module = load_strictly(
         lambda meta: _built(build, codes[0], meta=meta),
         [path for path in paths if path.suffix == ".safetensors"],
         submission.id,
         "the tensors of the network that build() returns",
+        sha256=sha256,
     )
-    return LocalCodeEncoder(submission, module, **place)
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"eyechart_local_{path.parent.name}", path)
-    if spec is None or spec.loader is None:
-        raise SubmissionError("code cannot be loaded", where=str(path))
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a person's own code may raise anything
+        return LocalCodeEncoder(submission, module, **place)
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything
+        raise _failure("network fails", submission.id, error) from error
+
+
+def _load(path: Path, sha256: str) -> Any:
+    with open(path, "rb") as file:
+        code = file.read(MAX_CONFIG_BYTES + 1)
+    if len(code) > MAX_CONFIG_BYTES:
         raise SubmissionError(
-            "code fails", where=str(path), found=f"{type(error).__name__}: {error}"
-        ) from error
+            "code too large", where=str(path), expected=f"at most {MAX_CONFIG_BYTES:,} bytes"
+        )
+    if digest_bytes(code) != sha256:
+        raise SubmissionError("hash differs from the manifest's", where=str(path), expected=sha256)
+    loader = _Source(code, path)
+    spec = importlib.util.spec_from_loader(f"eyechart_local_{path.parent.name}", loader, origin=str(path))
+    module = importlib.util.module_from_spec(cast("Any", spec))
+    module.__file__ = str(path)
+    try:
+        sys.modules[module.__name__] = module  # dataclasses look their module up there
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything
+        raise _failure("code fails", str(path), error) from error
     if not callable(getattr(module, "build", None)):
         raise SubmissionError("code defines no build()", where=str(path))
     return module.build
@@ -132,12 +170,19 @@ def _built(build: Any, path: Path, *, meta: bool) -> nn.Module:
     try:
         with torch.device("meta" if meta else "cpu"):
             network = build()
-    except Exception as error:  # a person's own code may raise anything
-        raise SubmissionError(
-            "build() fails", where=str(path), found=f"{type(error).__name__}: {error}"
-        ) from error
+            network = network.float() if isinstance(network, nn.Module) else network
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything
+        raise _failure("build() fails", str(path), error) from error
     if not isinstance(network, nn.Module):
         raise SubmissionError(
             "build() returns no network", where=str(path), found=type(network).__name__, expected="nn.Module"
         )
     return network
+
+
+def _failure(what: str, where: str, error: BaseException) -> BaseException:
+    """What a person is told; errors of ours, and a machine that is too small, stay what they are."""
+    if isinstance(error, (EyechartError, MemoryError, torch.OutOfMemoryError)):
+        return error
+    found = cut(f"{type(error).__name__}: {error}", 200)
+    return SubmissionError(what, where=where, found=found, fix="mend the code")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import harness.torchvision_shim  # noqa: F401  (must run before open_clip is imported)
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -22,11 +23,19 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
-from harness.encoders.config_json import check_ranges, read_table, refuse_code, refuse_unknown
+from harness.encoders.config_json import (
+    check_ranges,
+    read_table,
+    refuse_code,
+    refuse_flags,
+    refuse_unknown,
+    stated_side,
+)
 from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
-from harness.encoders.strict import load_strictly
+from harness.encoders.strict import hashes_of, load_strictly
 from harness.encoders.timm import known_model, set_side, timm_features, timm_map, timm_stride
 from harness.errors import SubmissionError, UnsafeInputError
+from harness.fields import cut, show
 from harness.records import Submission
 
 CONFIG = "open_clip_config.json"
@@ -36,7 +45,12 @@ _OTHER_SIDE = (
     "text_decoder.", "logit_scale", "logit_bias", "attn_mask",
 )  # fmt: skip
 """Leading names of tensors that do not belong to the image tower."""
-_VISION_KEYS = frozenset(f.name for f in fields(library.CLIPVisionCfg))
+_VISION_KEYS = {f.name: f.default for f in fields(library.CLIPVisionCfg)}
+_LAYER_ARGUMENTS = {
+    "act_kwargs": frozenset({"approximate", "inplace"}),
+    "norm_kwargs": frozenset({"bias", "elementwise_affine", "eps"}),
+}
+"""Tables of the vision configuration -> what may stand in them: no device, no dtype."""
 _MODEL_KEYS = frozenset("""
     embed_dim vision_cfg text_cfg quick_gelu custom_text multimodal_cfg init_logit_scale init_logit_bias
     nonscalar_logit_scale cast_dtype output_dict model_type
@@ -89,7 +103,8 @@ class OpenClipEncoder(FrozenEncoder):
         stride = _stride(module, submission.id)
         side = fit_side(resolution, submission.input.resolution, stride)
         num_params = count_parameters(module)
-        _set_side(module, side)
+        with _described():
+            _set_side(module, side)
         super().__init__(
             submission,
             module,
@@ -157,44 +172,68 @@ def _set_side(tower: nn.Module, side: int) -> None:
         network.positional_embedding = nn.Parameter(state[name], requires_grad=False)
 
 
-def read_open_clip_config(path: Path) -> OpenClipConfig:
+def read_open_clip_config(path: Path, sha256: str = "") -> OpenClipConfig:
     """Read open_clip_config.json as data.
+
+    Args:
+        path: the file.
+        sha256: see `read_table`.
 
     Raises:
         UnsafeInputError: a key that would load code or fetch weights.
         SubmissionError: not such a file, an unknown key, a number out of range.
     """
-    model = read_table(path, path.name).get("model_cfg")
+    model = read_table(path, path.name, sha256).get("model_cfg")
     where = f"{path.name}: model_cfg"
     if not isinstance(model, dict) or not isinstance(model.get("vision_cfg"), dict):
         raise SubmissionError("configuration has no image tower", where=where, expected="vision_cfg")
     refuse_code(model, where)
     refuse_unknown(model, _MODEL_KEYS, where, "fields of open_clip's models")
-    vision = dict(model["vision_cfg"])
-    where = f"{where}: vision_cfg"
+    vision, where_model, where = dict(model["vision_cfg"]), where, f"{where}: vision_cfg"
     refuse_code(vision, where)
     refuse_unknown(vision, _VISION_KEYS, where, "fields of CLIPVisionCfg")
-    if vision.pop("timm_model_pretrained", False) is True:
+    if (pretrained := vision.pop("timm_model_pretrained", False)) not in (False, None):
         raise UnsafeInputError(
             "configuration asks for other weights than its own",
             where=where,
-            found="timm_model_pretrained = true",
+            found=f"timm_model_pretrained = {show(pretrained)}",
             fix="set it to false: the checkpoint holds the weights",
         )
     if vision.get("timm_model_name") is not None:
         known_model(vision["timm_model_name"], f"{where}: timm_model_name")
-    check_ranges({k: v for k, v in vision.items() if not isinstance(v, dict)}, where)
-    for name in ("act_kwargs", "norm_kwargs"):
-        check_ranges(vision.get(name) or {}, f"{where}: {name}")
-    embed_dim = model.get("embed_dim")
-    if not isinstance(embed_dim, int):
-        raise SubmissionError("configuration has no embed_dim", where=path.name, found=f"{embed_dim!r:.40}")
-    check_ranges({"embed_dim": embed_dim}, where)
-    size = vision.get("image_size", 224)
-    side = size[0] if isinstance(size, list) and size else size
-    return OpenClipConfig(
-        embed_dim, vision, model.get("quick_gelu") is True, side if isinstance(side, int) else None
-    )
+    _check_vision(vision, where)
+    embed_dim, quick_gelu = model.get("embed_dim"), model.get("quick_gelu", False)
+    if type(embed_dim) is not int:
+        raise SubmissionError("configuration has no embed_dim", where=where_model, found=show(embed_dim))
+    if not isinstance(quick_gelu, bool):
+        raise SubmissionError(
+            "wrong type", where=f"{where_model}: quick_gelu", found=show(quick_gelu), expected="true or false"
+        )
+    check_ranges({"embed_dim": embed_dim}, where_model)
+    return OpenClipConfig(embed_dim, vision, quick_gelu, stated_side(vision.get("image_size", 224)))
+
+
+def _check_vision(vision: dict[str, Any], where: str) -> None:
+    """Every field a plain value; the two tables that there are, of the layers' own arguments."""
+    plain = {key: value for key, value in vision.items() if key not in _LAYER_ARGUMENTS}
+    refuse_flags(plain, _VISION_KEYS, where)
+    check_ranges(plain, where)
+    for name, known in _LAYER_ARGUMENTS.items():
+        table = vision.get(name)
+        if table is not None and not isinstance(table, dict):
+            raise SubmissionError(
+                "wrong type", where=f"{where}: {name}", found=show(table), expected="a table"
+            )
+        refuse_unknown(table or {}, known, f"{where}: {name}", f"one of {', '.join(sorted(known))}")
+        check_ranges(table or {}, f"{where}: {name}")
+    if vision.get("pos_embed_type", "learnable") != "learnable":
+        # The installed library computes the other kind whatever its size, and then fails.
+        raise SubmissionError(
+            "unsupported position embedding",
+            where=f"{where}: pos_embed_type",
+            found=show(vision["pos_embed_type"]),
+            expected="learnable",
+        )
 
 
 def build_tower(config: OpenClipConfig, *, meta: bool = False) -> nn.Module:
@@ -213,12 +252,14 @@ def build_tower(config: OpenClipConfig, *, meta: bool = False) -> nn.Module:
 @contextlib.contextmanager
 def _described() -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries to themselves
+            yield
     except BUILD_ERRORS as error:
         raise SubmissionError(
             "configuration describes no network",
             where=f"{CONFIG}: vision_cfg",
-            found=f"{type(error).__name__}: {error}",
+            found=cut(f"{type(error).__name__}: {error}", 200),
         ) from error
 
 
@@ -237,7 +278,15 @@ def open_open_clip(
         SubmissionError: see `read_open_clip_config`, `load_strictly`.
     """
     config_path, weight_paths = checkpoint_files(submission, root, CONFIG)
-    config = read_open_clip_config(config_path)
+    if any(Path(file.path).name == "config.json" for file in submission.source.files):
+        raise SubmissionError(
+            "checkpoint is there in two formats",
+            where=f"{submission.id}: source.files",
+            found=f"config.json and {CONFIG}",
+            fix="list the files of one of them",
+        )
+    sha256 = hashes_of(submission, root)
+    config = read_open_clip_config(config_path, sha256[config_path])
     module = load_strictly(
         lambda meta: build_tower(config, meta=meta),
         weight_paths,
@@ -245,5 +294,6 @@ def open_open_clip(
         "the image tower's tensors",
         prefix="visual.",
         unused=_OTHER_SIDE,
+        sha256=sha256,
     )
     return OpenClipEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)

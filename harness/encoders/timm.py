@@ -20,18 +20,30 @@ import torch
 from torch import Tensor, nn
 
 from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
-from harness.encoders.config_json import check_ranges, read_table, refuse_code, refuse_unknown
+from harness.encoders.config_json import (
+    check_ranges,
+    read_table,
+    refuse_code,
+    refuse_flags,
+    refuse_unknown,
+    stated_side,
+)
 from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
-from harness.encoders.strict import load_strictly
+from harness.encoders.strict import hashes_of, load_strictly
 from harness.errors import SubmissionError
+from harness.fields import cut, show
 from harness.records import Submission
+from harness.submission import MAX_SIDE
 
 _OWN_ARGUMENTS = frozenset({"num_classes", "in_chans", "global_pool", "img_size"})
+_DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "mask_token")
+"""What timm leaves out when it loads a checkpoint of an older version itself."""
 _REFUSED_ARGUMENTS = frozenset("""
     pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir features_only exportable
-    scriptable weights no_jit kwargs self model_cfg cfg embed_cfg backbone embed_layer block_fn
+    scriptable weights no_jit kwargs self model_cfg cfg embed_cfg backbone embed_layer block_fn device dtype
 """.split())  # fmt: skip
-"""Arguments of constructors that would read files, fetch, or wrap the network in another."""
+"""Arguments of constructors that would read files, fetch, wrap the network in another, or allocate it before
+its shapes are compared with the files'."""
 
 
 class TimmConfig(NamedTuple):
@@ -153,7 +165,7 @@ def timm_stride(module: nn.Module, where: str) -> int:
     info = getattr(module, "feature_info", None)
     last = info[-1] if info else None
     reduction = last.get("reduction") if isinstance(last, Mapping) else None
-    if not isinstance(reduction, int) or reduction < 1:
+    if not isinstance(reduction, int) or not 1 <= reduction <= MAX_SIDE:
         raise SubmissionError("network has no feature map", where=where, found=type(module).__name__)
     return reduction
 
@@ -161,28 +173,30 @@ def timm_stride(module: nn.Module, where: str) -> int:
 def set_side(module: nn.Module, side: int) -> None:
     """Make a network tied to one image size take another: the library resamples its position embeddings."""
     if hasattr(module, "set_input_size"):
-        with _described(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the library to itself, about its own indexing
+        with _described():
             cast("Any", module).set_input_size(img_size=(side, side))
 
 
-def read_timm_config(path: Path) -> TimmConfig:
+def read_timm_config(path: Path, sha256: str = "") -> TimmConfig:
     """Read timm's config.json as data.
+
+    Args:
+        path: the file.
+        sha256: see `read_table`.
 
     Raises:
         UnsafeInputError: a key that would load code or files.
         SubmissionError: not an architecture of the installed timm, or an argument we do not pass on.
     """
-    table = read_table(path, path.name)
+    table = read_table(path, path.name, sha256)
     refuse_code(table, path.name)
     name = known_model(table.get("architecture"), f"{path.name}: architecture")
     stated = table.get("pretrained_cfg")
     stated = stated if isinstance(stated, dict) else {}
     arguments = _arguments(table, stated, name, path.name)
-    size = arguments.get("img_size") or stated.get("input_size")
-    size = size[-1] if isinstance(size, list) and size else size
-    side = size if isinstance(size, int) else None
-    return TimmConfig(name, arguments, side)
+    size = stated.get("input_size")
+    size = arguments.get("img_size") or (size[-2:] if isinstance(size, list) else size)
+    return TimmConfig(name, arguments, stated_side(size))
 
 
 def known_model(name: object, where: str) -> str:
@@ -195,7 +209,7 @@ def known_model(name: object, where: str) -> str:
         raise SubmissionError(
             "unsupported architecture",
             where=where,
-            found=f"{name!r:.60}",
+            found=show(name),
             expected=f"a model of timm {timm.__version__}",
         )
     return name
@@ -207,26 +221,25 @@ def _arguments(table: dict[str, Any], stated: dict[str, Any], name: str, where: 
         raise SubmissionError("model_args is no table", where=where, found=type(given).__name__)
     where = f"{where}: model_args"
     refuse_code(given, where)
-    refuse_unknown(given, _known_arguments(name), where, f"arguments of {name} that are plain values")
+    known = _known_arguments(name)
+    refuse_unknown(given, known, where, f"arguments of {name} that are plain values")
+    refuse_flags(given, known, where)
     check_ranges(given, where)
     classes = given.get("num_classes", table.get("num_classes", stated.get("num_classes", 0)))
     check_ranges({"num_classes": classes}, where)
     return {**given, "num_classes": classes}
 
 
-def _known_arguments(name: str) -> frozenset[str]:
-    """Arguments of the class behind an architecture; its entry point takes anything."""
+def _known_arguments(name: str) -> dict[str, Any]:
+    """Arguments of the class behind an architecture and their defaults; its entry point takes anything."""
     with torch.device("meta"), _described():
         module = timm.create_model(name, pretrained=False)
-    names: set[str] = set(_OWN_ARGUMENTS)
-    for kind in type(module).__mro__[:-1]:
-        if kind.__module__.startswith("timm."):
-            names |= (
-                set(inspect.signature(vars(kind)["__init__"]).parameters)
-                if "__init__" in vars(kind)
-                else set()
-            )
-    return frozenset(names) - _REFUSED_ARGUMENTS
+    known: dict[str, Any] = dict.fromkeys(_OWN_ARGUMENTS)
+    for kind in reversed(type(module).__mro__[:-1]):
+        if kind.__module__.startswith("timm.") and "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            known |= {parameter.name: parameter.default for parameter in parameters}
+    return {name: default for name, default in known.items() if name not in _REFUSED_ARGUMENTS}
 
 
 def build_timm(config: TimmConfig, *, meta: bool = False) -> nn.Module:
@@ -242,12 +255,14 @@ def build_timm(config: TimmConfig, *, meta: bool = False) -> nn.Module:
 @contextlib.contextmanager
 def _described() -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the library to itself: its own indexing, old names
+            yield
     except BUILD_ERRORS as error:
         raise SubmissionError(
             "configuration describes no network",
             where="config.json: model_args",
-            found=f"{type(error).__name__}: {error}",
+            found=cut(f"{type(error).__name__}: {error}", 200),
         ) from error
 
 
@@ -266,8 +281,14 @@ def open_timm(
         SubmissionError: see `read_timm_config`, `load_strictly`.
     """
     config_path, weight_paths = checkpoint_files(submission, root)
-    config = read_timm_config(config_path)
+    sha256 = hashes_of(submission, root)
+    config = read_timm_config(config_path, sha256[config_path])
     module = load_strictly(
-        lambda meta: build_timm(config, meta=meta), weight_paths, submission.id, "the architecture's tensors"
+        lambda meta: build_timm(config, meta=meta),
+        weight_paths,
+        submission.id,
+        "the architecture's tensors",
+        derived=_DERIVED,
+        sha256=sha256,
     )
     return TimmEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)
