@@ -14,7 +14,7 @@ from harness.errors import SubmissionError, UnsafeInputError
 from harness.fields import Place, show
 from harness.files import confine
 from harness.safetensors_header import read_safetensors_header
-from harness.submission import MAX_SIDE, UNSAFE_WEIGHTS
+from harness.submission import MAX_CHECKPOINT_BYTES, MAX_SIDE, UNSAFE_WEIGHTS
 
 Format = Literal["transformers", "timm", "open_clip"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -160,6 +160,9 @@ def _shards(path: Path, there: Sequence[str], usual: Sequence[str]) -> tuple[str
         if wrong := sorted(tensors.keys() ^ {tensor for tensor, shard in table.items() if shard == name}):
             place.refuse("index and shard disagree", found=f"{show(wrong[0])} in one of them", expected=name)
         num_bytes += sum(tensor.end - tensor.begin for tensor in tensors.values())
+    if num_bytes > MAX_CHECKPOINT_BYTES:
+        expected = f"at most {MAX_CHECKPOINT_BYTES:,} bytes"
+        raise UnsafeInputError("files too large together", where=str(path), expected=expected)
     total = stated.get("total_size") if isinstance(stated, dict) else None
     if total not in (None, num_bytes):
         place.at("metadata.total_size").refuse(

@@ -126,10 +126,14 @@ def examine(
     notes: tuple[str, ...] = ()
     if isinstance(encoder, FrozenEncoder):
         reading = _own_files(root, sub)
-        compared = _compare(sub, encoder, reading)
-        known_side = all(finding.code != "resolution" for finding in compared)
-        looked = _look(encoder, sub, root, protocol, place if known_side else None)
-        found = [*([looked] if looked else []), *compared]
+        wrong_side = _check_resolution(sub, encoder, reading)
+        every = (
+            _look(encoder, sub, root, protocol, None if wrong_side else place),
+            wrong_side,
+            _check_normalisation(sub, reading) if reading else None,
+            check_size(sub.architecture, encoder.num_params),
+        )
+        found = [finding for finding in every if finding]
         notes = _notes(sub, encoder, protocol, reading)
         measured = Measured(
             side=encoder.side,
@@ -279,23 +283,11 @@ def _own_files(root: Path, sub: Submission) -> Reading | None:
     return read_folder(configs[0].parent, checkpoint_format(sub, root))
 
 
-def _compare(sub: Submission, encoder: FrozenEncoder, reading: Reading | None) -> list[Finding]:
-    """The manifest beside the checkpoint's own files and the count."""
-    found = [
-        _check_resolution(sub, encoder, reading),
-        _check_normalisation(sub, reading) if reading else None,
-        check_size(sub.architecture, encoder.num_params),
-    ]
-    return [finding for finding in found if finding is not None]
-
-
 def _own_side(encoder: FrozenEncoder, reading: Reading | None) -> tuple[int, str] | None:
     """The side that the files say the network is tied to, and how they say it."""
     if reading and reading.built_for:
         return reading.built_for, "the network's configuration"
-    if reading and reading.resolution and encoder.cuts_patches:
-        return reading.resolution
-    return None
+    return reading.resolution if reading and encoder.cuts_patches else None
 
 
 def _check_resolution(sub: Submission, encoder: FrozenEncoder, reading: Reading | None) -> Finding | None:
@@ -325,7 +317,7 @@ def _check_normalisation(sub: Submission, reading: Reading) -> Finding | None:
     wrong = [name for name, (own, _) in read.items() if not _near(said[name], own)]
     if not wrong:
         return None
-    turned = all(_near(said[name][::-1], own) for name, (own, _) in read.items())
+    turned = all(_near(said[name][::-1], read[name][0]) for name in wrong)
     return Finding(
         code="channel-order" if turned else "normalisation",
         seen=", ".join(f"input.{name} = {list(said[name])}" for name in wrong)

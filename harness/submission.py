@@ -295,17 +295,17 @@ def verify_files(sub: Submission, root: Path) -> None:
             archive under a safe name, or a safetensors header beyond our limit.
         SubmissionError: missing, truncated or malformed file, or another hash.
     """
-    num_bytes = 0
+    paths = {file.path: confine(root, file.path) for file in sub.source.files}
+    if sum(path.stat().st_size for path in paths.values() if path.is_file()) > MAX_CHECKPOINT_BYTES:
+        expected = f"at most {MAX_CHECKPOINT_BYTES:,} bytes"
+        raise UnsafeInputError("files too large together", where=str(root), expected=expected)
     for file in sub.source.files:
-        path = confine(root, file.path)
+        path = paths[file.path]
         place = Place(str(root / file.path), SubmissionError)
         if sub.source.revision != "local" and not path.exists():
             place.refuse("file is missing", fix="bring it from the hub with eyechart fetch MANIFEST")
         try:
-            num_bytes += _check_kind(path, PurePosixPath(file.path).suffix, place)
-            if num_bytes > MAX_CHECKPOINT_BYTES:
-                expected = f"at most {MAX_CHECKPOINT_BYTES:,} bytes together"
-                raise UnsafeInputError("files too large", where=place.file, expected=expected)
+            _check_kind(path, PurePosixPath(file.path).suffix, place)
             if path.suffix.lower() == ".safetensors":
                 read_safetensors_header(path, place.file)
             elif path.suffix.lower() == ".json":
@@ -324,10 +324,8 @@ def verify_files(sub: Submission, root: Path) -> None:
             )
 
 
-def _check_kind(path: Path, suffix: str, place: Place) -> int:
-    """Bytes of a plain file that holds what its name says, as far as its first bytes tell."""
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode) or path.suffix != suffix:
+def _check_kind(path: Path, suffix: str, place: Place) -> None:
+    if not stat.S_ISREG(path.stat().st_mode) or path.suffix != suffix:
         raise UnsafeInputError("not a plain file", where=place.file, fix="replace it with the file itself")
     with open(path, "rb") as file:
         head = file.read(16)
@@ -338,7 +336,6 @@ def _check_kind(path: Path, suffix: str, place: Place) -> int:
             found=f"leading bytes {head[:4].hex()}",
             fix="convert the weights to safetensors on your own machine",
         )
-    return state.st_size
 
 
 def _check_config(path: Path, place: Place) -> None:
