@@ -40,7 +40,7 @@ AS_CHILD = "import json, os, sys; request = json.loads(sys.argv[1]); "
 
 
 def child(monkeypatch, code):
-    monkeypatch.setattr(convert_module, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(convert_module, "COMMAND", (sys.executable, "-B", "-c", code))
 
 
 def changed_child(monkeypatch, change):

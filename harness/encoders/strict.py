@@ -61,7 +61,11 @@ def load_strictly(
     with _bounded(len(stored), where):
         outline = build(True)
     _refuse_vast(outline, sum(math.prod(shape) for shape in stored.values()), where)
-    tensors = {n: t for n, t in outline.state_dict().items() if isinstance(t, torch.Tensor)}
+    tensors = outline.state_dict()
+    if others := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
+        raise SubmissionError(
+            "network keeps state that is no tensor", where=f"{where}: source.files", found=others[0]
+        )
     wanted = {name: tuple(t.shape) for name, t in tensors.items()}
     inside = {n.removeprefix(prefix): s for n, s in stored.items() if n.startswith(prefix)}
     outside = [n for n in stored if not n.startswith(prefix)]
