@@ -270,7 +270,7 @@ def _look_at_positions(
             expected="the side that it was trained with",
             fix="resolution = …, the side that it was trained with",
         )
-    if not (again or has_table(native.module, len(own))):
+    if not has_table(native.module, len(own)):
         return None
     return check_positions(own, read_all(encoder, torch.zeros(1, 3, encoder.side, encoder.side))[0])
 

@@ -47,8 +47,8 @@ NAMED = 1.0
 """Standard deviations by which the token of a square's cell must rise at least, and another rule's token to
 be named, if it rises twice as much: neighbours see the square too. Of 16 shuffled tokens, four in their
 places by chance give 0.75."""
-STRAYS = 0.2
-"""Part of the places whose square may move a token far off most."""
+STRAYS, CLEARLY = 0.2, 2.5
+"""Part of the places whose square may move a token far off most, by more than so many deviations."""
 MAX_PREFIX = 9
 """Prefix tokens that are looked for: a class token and eight registers are the most in use."""
 
@@ -298,11 +298,11 @@ def _explain_order(cells: npt.NDArray[np.int64], follows: npt.NDArray[Any], rows
 
 
 def _count_strays(follows: npt.NDArray[Any], cells: npt.NDArray[np.int64], rows: int) -> int:
-    """Cells whose square moves a token beyond the neighbours most, and twice as much as its own."""
-    most = follows.argmax(axis=1)
-    away = np.abs(np.array(np.divmod(most, rows)) - np.divmod(cells, rows)).max(axis=0)
-    lines = np.arange(len(cells))
-    return int(((away > 1) & (follows[lines, most] > 2 * follows[lines, cells])).sum())
+    """Cells whose square moves a token beyond the neighbours most: clearly, and twice as much as its own."""
+    moved = np.array(np.divmod(follows.argmax(axis=1), rows))
+    away = np.abs(moved - np.divmod(cells, rows)).max(axis=0)
+    most, its_own = follows.max(axis=1), follows[np.arange(len(cells)), cells]
+    return int(((away > 1) & (most > CLEARLY) & (most > 2 * its_own)).sum())
 
 
 def _mean_at(follows: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> float:

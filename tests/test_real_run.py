@@ -22,7 +22,7 @@ if __name__ == "__main__":
     from harness import cli, commands, plan
 
     make_plan = plan.make_plan
-    plan.make_plan = lambda *arguments: make_plan(*arguments, Path({tasks!r}))
+    plan.make_plan = lambda *arguments, **options: make_plan(*arguments, Path({tasks!r}), **options)
     commands.ensure_suite = lambda suite, home: None
     sys.exit(cli.main())
 """

@@ -62,8 +62,12 @@ LAYER_FIELDS = frozenset({
 SIDE_FIELDS = frozenset({"image_size", "img_size"})
 
 
-def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+def read_config(path: Path, sha256: str = "") -> tuple[str, dict[str, Any]]:
     """Read config.json of transformers as data.
+
+    Args:
+        path: the file.
+        sha256: see `read_table`.
 
     Returns:
         The architecture's name, a key of `ARCHITECTURES`, and the fields to build its configuration from.
@@ -74,7 +78,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         SubmissionError: not JSON, an architecture we do not know, an unknown key, a number out of range.
     """
     where = path.name
-    config = read_table(path, where)
+    config = read_table(path, where, sha256)
     refuse_code(config, where)
     model_type = config.get("model_type")
     if isinstance(model_type, str) and model_type in WHOLE:

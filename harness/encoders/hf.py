@@ -17,7 +17,7 @@ from harness.encoders.architectures import ARCHITECTURES, Architecture, cut_patc
 from harness.encoders.base import FrozenEncoder, fit_side, side_of
 from harness.encoders.config_json import read_config, unused_tensors
 from harness.encoders.safetensors_load import read_header, read_weights
-from harness.encoders.strict import refuse_differences
+from harness.encoders.strict import hashes_of, refuse_differences
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.files import confine
 from harness.records import Submission
@@ -169,6 +169,7 @@ def load_module(
     weight_paths: Sequence[Path],
     where: str,
     unused: tuple[str, ...] = (),
+    sha256: Mapping[Path, str] | None = None,
 ) -> nn.Module:
     """A network with a checkpoint's weights, every tensor accounted for.
 
@@ -178,6 +179,7 @@ def load_module(
         weight_paths: safetensors files.
         where: the submission, for error messages.
         unused: leading names of tensors that may be there and are left out: heads, the text side.
+        sha256: see `read_weights`.
 
     Raises:
         UnsafeInputError: see `read_header`.
@@ -197,7 +199,7 @@ def load_module(
             found=f"{in_files:,} weights",
             expected=f"{described:,}",
         )
-    weights = read_weights(weight_paths)
+    weights = read_weights(weight_paths, sha256=sha256)
     architecture = ARCHITECTURES[model_type]
     # A checkpoint with a head holds the network below its library name: beit.pooler., vit.embeddings.
     below = f"{_model_class(architecture).base_model_prefix}."
@@ -287,8 +289,10 @@ def open_checkpoint(
         SubmissionError: see `read_config`, `load_module`.
     """
     config_path, weight_paths = checkpoint_files(submission, root)
-    model_type, config = read_config(config_path)
-    module = load_module(model_type, config, weight_paths, submission.id, unused_tensors(config_path))
+    sha256 = hashes_of(submission, root)
+    model_type, config = read_config(config_path, sha256[config_path])
+    unused = unused_tensors(config_path)
+    module = load_module(model_type, config, weight_paths, submission.id, unused, sha256)
     return HFEncoder(
         submission, model_type, config, module, resolution=resolution, layer=layer, device=device
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import harness.torchvision_shim  # noqa: F401  (must run before timm is imported)
 
 import contextlib
+import functools
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -230,6 +231,7 @@ def _arguments(table: dict[str, Any], stated: dict[str, Any], name: str, where: 
     return {**given, "num_classes": classes}
 
 
+@functools.cache
 def _known_arguments(name: str) -> dict[str, Any]:
     """Arguments of the class behind an architecture and their defaults; its entry point takes anything."""
     with torch.device("meta"), _described():
