@@ -31,7 +31,15 @@ import pyarrow as pa
 
 from harness.digest import digest_bytes, digest_file, digest_json
 from harness.errors import IntegrityError, ResourceError
-from harness.files import confine, read_json, read_parquet, write_atomic, write_json, write_parquet
+from harness.files import (
+    confine,
+    read_json,
+    read_parquet,
+    sync_folder,
+    write_atomic,
+    write_json,
+    write_parquet,
+)
 from harness.record_json import record_from_json
 from harness.records import SCHEMA_VERSION, Answer, Counts, Run, Score
 from harness.sample_tables import (
@@ -268,20 +276,12 @@ def _place(staging: Path, first: Path, digest: str) -> Path:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise ResourceError("cannot place the bundle", where=str(target), found=str(error)) from error
         else:
-            _sync(target.parent)
+            sync_folder(target.parent)
             return target
         if digest and (target / COMMIT).read_bytes() == f"{digest}\n".encode():
             read_bundle(target)
             return target
     raise AssertionError("unreachable: the count has no end")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _verify_hashes(path: Path) -> tuple[str, list[str]]:

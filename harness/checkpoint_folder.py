@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.encoders.config_json import read_config, read_table
+from harness.encoders.config_json import library_of, read_config, read_table
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.fields import Place, show
 from harness.files import confine
@@ -62,7 +62,7 @@ def find_format(folder: Path, wanted: str = "") -> Format:
     there: list[Format] = []
     if _is_there(folder, CONFIG):
         table = read_table(folder / CONFIG, str(folder / CONFIG))
-        there.append("timm" if "architecture" in table and "model_type" not in table else "transformers")
+        there.append(library_of(table))
     if _is_there(folder, OPEN_CLIP_CONFIG):
         there.append("open_clip")
     if wanted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -174,10 +173,6 @@ def _add_mini(commands: Any) -> None:
             part.add_argument(
                 "--workers", type=int, metavar="N", help="members at a time (default: one a core)"
             )
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:

@@ -36,8 +36,9 @@ from harness.errors import (
     UnsafeInputError,
     UsageError,
 )
-from harness.files import TEMPORARY_PREFIX, atomic_file, write_atomic
+from harness.files import TEMPORARY_PREFIX, atomic_file, sync_folder, write_atomic
 from harness.safetensors_header import read_safetensors_header
+from harness.submission import MAX_CONFIG_BYTES
 
 COMMAND = (sys.executable, "-P", "-s", "-B", "-W", "ignore", "-m", "harness.convert_child")
 SANDBOX = {"A": "no network by the kernel", "B": "network refused in the process only"}
@@ -45,7 +46,6 @@ GROWTH = 4
 """Times the checkpoint's size that its tensors may take once tied ones and views are written out."""
 SPARE_BYTES = 1 << 20
 MAX_REPORT_BYTES = 16 << 20
-MAX_CONFIG_BYTES = 1 << 20
 START_S = 120
 """Seconds for starting a process and importing torch on a busy machine."""
 SLOWEST_BYTES_S = 2 << 20
@@ -241,11 +241,7 @@ def _place(stage: Path, out: Path) -> None:
     """Rename the finished folder; the kernel refuses where anything but an empty folder stands."""
     try:
         os.rename(stage, out)
-        descriptor = os.open(out.absolute().parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(out.absolute().parent)
     except (FileExistsError, NotADirectoryError) as error:
         raise _taken(out) from error
     except OSError as error:

@@ -79,7 +79,6 @@ class _Plan:
 
     encoder: Encoder
     protocol: Protocol
-    own_grid: tuple[int, int]
     grid: tuple[int, int]
     under_budget: bool
     dtype: np.dtype[Any]
@@ -225,7 +224,7 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
     if encoder.side != protocol.image.resolution:
         key["side"] = encoder.side
     dtype = np.dtype(protocol.tokens.dtype)
-    return _Plan(encoder, protocol, own, grid, min(own) < math.isqrt(budget), dtype, key)
+    return _Plan(encoder, protocol, grid, min(own) < math.isqrt(budget), dtype, key)
 
 
 def _encode_shard(

@@ -29,6 +29,7 @@ from harness.errors import (
     SubmissionError,
     UsageError,
 )
+from harness.files import sync_folder
 
 if TYPE_CHECKING:
     import httpx2
@@ -361,10 +362,7 @@ class Downloads:
                 raise
             os.fsync(out.fileno())
             os.replace(partial, target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
-            os.fsync(descriptor)
-        os.close(descriptor)
+        sync_folder(target.parent)
 
     def _cut(self, out: BinaryIO) -> None:
         self._advance(-out.tell())

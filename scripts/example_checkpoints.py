@@ -17,6 +17,10 @@ import checkpoints
 import torch
 from safetensors.torch import save_file
 
+from harness.digest import digest_file
+from harness.records import Source, WeightFile
+from harness.submission import write_manifest
+
 OWN_CODE = '''"""A patch embedding and one block of a person's own."""
 
 import torch
@@ -40,37 +44,11 @@ class Encoder(torch.nn.Module):
 def build():
     return Encoder()
 '''
-OWN_MANIFEST = """schema = 1
-id = "own-code"
-title = "A network of my own"
-authors = ["A. Person"]
-links = []
-license = "Apache-2.0"
-contamination = "none known"
-architecture = "one block of my own"
-
-[source]
-kind = "python"
-name = "own"
-revision = "local"
-{files}
-[input]
-resolution = 64
-mean = [0.5, 0.5, 0.5]
-std = [0.5, 0.5, 0.5]
-
-[[pretraining]]
-objective = "self-supervised"
-data = "nothing: random weights"
-images_seen = 0
-"""
 NAMES = {"transformers": "dinov2_with_registers", "timm": "vit_tiny_patch16_224", "open_clip": "vit"}
 
 
 def write_own_code(folder: Path) -> None:
     """A submission with kind = "python", manifest included: `submit` reads formats of libraries only."""
-    from harness.digest import digest_file
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "encoder.py").write_text(OWN_CODE)
     space: dict[str, object] = {}
@@ -78,11 +56,18 @@ def write_own_code(folder: Path) -> None:
     torch.manual_seed(0)
     network = space["build"]()  # type: ignore[operator]
     save_file(network.state_dict(), folder / "model.safetensors")
-    files = "".join(
-        f'\n[[source.files]]\npath = "{name}"\nsha256 = "{digest_file(folder / name)}"\n'
-        for name in ("encoder.py", "model.safetensors")
+    names = ("encoder.py", "model.safetensors")
+    files = tuple(WeightFile(path=name, sha256=digest_file(folder / name)) for name in names)
+    sub = checkpoints.submission(
+        folder,
+        64,
+        id="own-code",
+        title="A network of my own",
+        license="Apache-2.0",
+        architecture="one block of my own",
+        source=Source(kind="python", name="own", revision="local", files=files),
     )
-    (folder / "submission.toml").write_text(OWN_MANIFEST.format(files=files))
+    write_manifest(sub, folder / "submission.toml")
 
 
 def main(kind: str, folder: Path) -> None:

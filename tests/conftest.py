@@ -79,6 +79,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """The suite in miniature (tests/tiny_run.py), and the commands working on it."""
+    import tiny_run  # here: most tests need neither torch nor a suite
+
+    with pytest.MonkeyPatch.context() as patch:
+        made = tiny_run.shared(tmp_path_factory)
+        tiny_run.patch_commands(patch, made)
+        yield made
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
     """Compares a JSON value with tests/golden/<name>, or writes it under --write-golden."""

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_run
-from checkpoints import SAVE, save_timm, save_transformers
+from checkpoints import SAVE, fill, save_timm, save_transformers
 from hub_fixtures import constants, hub, online  # noqa: F401  (fixtures)
 
 from harness.bundle import find_bundles, read_bundle
@@ -19,23 +18,6 @@ from harness.digest import digest_file
 from harness.submission import read_submission
 
 ROOT = Path(__file__).resolve().parent.parent
-ANSWERS = {
-    'title = ""': 'title = "A checkpoint of mine"',
-    "authors = []": 'authors = ["A. Person"]',
-    'license = ""': 'license = "MIT"',
-    'contamination = ""': 'contamination = "none known"',
-    'objective = ""': 'objective = "sigmoid-contrastive"',
-    'data = ""': 'data = "my pictures"',
-    "# images_seen = 0": "images_seen = 1000",
-}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = tiny_run.shared(tmp_path_factory)
-        tiny_run.patch_commands(patch, made)
-        yield made
 
 
 @pytest.fixture
@@ -44,15 +26,6 @@ def home(tiny, request, monkeypatch, tmp_path):
     monkeypatch.setenv("EYECHART_HOME", str(made.root))
     monkeypatch.chdir(tmp_path)
     return made
-
-
-def fill(manifest):
-    """What a person does: the open fields, in the file that was written."""
-    text = manifest.read_text()
-    for before, after in ANSWERS.items():
-        text = text.replace(before, after)
-    manifest.write_text(text)
-    return manifest
 
 
 def measured(tiny, manifest, *more):

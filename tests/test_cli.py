@@ -30,14 +30,6 @@ def signals():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = tiny_run.shared(tmp_path_factory)
-        tiny_run.patch_commands(patch, made)
-        yield made
-
-
 @pytest.fixture
 def started(tiny, tmp_path):
     """A home whose stages are all in the cache, without bundles."""

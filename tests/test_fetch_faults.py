@@ -350,6 +350,7 @@ def test_only_what_is_missing_needs_room(hub, partial, tmp_path, monkeypatch):
     remote, _ = partial(WEIGHTS[:1_000_000])
     monkeypatch.setattr(files, "free_bytes", lambda path: 600_000)
     fetch(remote, tmp_path, nothing)
+    assert (tmp_path / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_disk_that_fills_up(hub, net, tmp_path, monkeypatch):

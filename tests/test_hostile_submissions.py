@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_run
 import torch
 from checkpoints import save_open_clip, save_timm, write_preprocessor
 from safetensors.torch import load_file, save_file
@@ -667,14 +666,6 @@ FAULTS = [*MANIFESTS, *FILES, *CONFIGURATIONS, *OWN]
 
 
 # --- carrying them out
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = tiny_run.shared(tmp_path_factory)
-        tiny_run.patch_commands(patch, made)
-        yield made
 
 
 @pytest.fixture(scope="module")

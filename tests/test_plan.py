@@ -16,14 +16,6 @@ from harness.cli import main
 from harness.digest import digest_file
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = tiny_run.shared(tmp_path_factory)
-        tiny_run.patch_commands(patch, made)
-        yield made
-
-
 @pytest.fixture
 def folder(tiny, tmp_path):
     shutil.copytree(tiny.root / "encoder", tmp_path / "encoder")

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import torch
+from checkpoints import fill
 from safetensors.torch import load_file, save_file
 
 from harness.cli import main
@@ -51,24 +52,6 @@ def resnet(tmp_path):
     torch.manual_seed(0)
     ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])).save_pretrained(folder)
     return folder
-
-
-def fill(path, **more):
-    """What a person does: the open fields, by text, in the file that was written."""
-    text = path.read_text()
-    given = {
-        'title = ""': 'title = "Mine"',
-        "authors = []": 'authors = ["A. Person"]',
-        'license = ""': 'license = "MIT"',
-        'contamination = ""': 'contamination = "none known"',
-        'objective = ""': 'objective = "label-classification"',
-        'data = ""': 'data = "my pictures"',
-        "# images_seen = 0": "images_seen = 1000",
-        **more,
-    }
-    for before, after in given.items():
-        text = text.replace(before, after)
-    path.write_text(text)
 
 
 def test_what_the_folder_says_is_read(vit):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,28 +43,29 @@ def open_encoder(
         SubmissionError: unsupported architecture, or weights that do not fit it exactly.
     """
     from harness.encoders import floors, hf
+    from harness.encoders.base import View
 
-    place: dict[str, Any] = {"resolution": resolution, "layer": layer, "device": device}
+    view = View(resolution, layer, device)
     if sub.floor == "blind":
-        return floors.BlindEncoder(sub, **place)
+        return floors.BlindEncoder(sub, view)
     if sub.floor == "pixel-patches":
-        return floors.PixelPatchEncoder(sub, **place)
+        return floors.PixelPatchEncoder(sub, view)
     if sub.floor == "random-init":
-        return floors.open_random_init(sub, root, calibration, **place)
+        return floors.open_random_init(sub, root, calibration, view)
     if sub.source.kind == "python":
         from harness.encoders.local_code import open_local_code
 
-        return open_local_code(sub, root, allow_code=allow_code, **place)
+        return open_local_code(sub, root, view, allow_code=allow_code)
     form = checkpoint_format(sub, root)
     if form == "open_clip":
         from harness.encoders import open_clip
 
-        return open_clip.open_open_clip(sub, root, **place)
+        return open_clip.open_open_clip(sub, root, view)
     if form == "timm":
         from harness.encoders import timm
 
-        return timm.open_timm(sub, root, **place)
-    return hf.open_checkpoint(sub, root, **place)
+        return timm.open_timm(sub, root, view)
+    return hf.open_checkpoint(sub, root, view)
 
 
 def checkpoint_format(sub: Submission, root: Path) -> Literal["transformers", "timm", "open_clip"]:
@@ -73,7 +74,7 @@ def checkpoint_format(sub: Submission, root: Path) -> Literal["transformers", "t
     Raises:
         SubmissionError: the files are of another library than `source.kind` says.
     """
-    from harness.encoders.config_json import read_table
+    from harness.encoders.config_json import library_of, read_table
     from harness.files import confine
 
     names = {Path(file.path).name: file.path for file in sub.source.files}
@@ -82,7 +83,7 @@ def checkpoint_format(sub: Submission, root: Path) -> Literal["transformers", "t
         form = "open_clip"
     elif "config.json" in names:
         table = read_table(confine(root, names["config.json"]), "config.json")
-        form = "timm" if "architecture" in table and "model_type" not in table else "transformers"
+        form = library_of(table)
     if sub.source.kind not in {"local", "floor", form}:
         raise SubmissionError(
             "files are of another library than the manifest says",

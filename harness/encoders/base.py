@@ -118,6 +118,19 @@ def side_of(num_tokens: int, where: str) -> int:
     return side
 
 
+class View(NamedTuple):
+    """What a protocol asks of an encoder, and where it computes."""
+
+    resolution: int | None = None
+    """`protocol.image.resolution`; None is the encoder's native one."""
+    layer: int = 0
+    """Counted from the end, 0 = the network's own output (`protocol.tokens.layer`)."""
+    device: str = "cpu"
+
+
+VIEW = View()
+
+
 def fit_side(resolution: int | None, native: int, stride: int) -> int:
     """Side in pixels at which an encoder sees the images of a protocol.
 
@@ -130,21 +143,14 @@ def fit_side(resolution: int | None, native: int, stride: int) -> int:
     return max(1, math.floor(resolution / stride + 0.5)) * stride
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Parameters of a network; of one tied to an image size, count them before it is given another."""
-    return sum(p.numel() for p in module.parameters())
-
-
 class FrozenEncoder:
     """A frozen network read as a grid of patch tokens; each source of checkpoints says how it is read.
 
     Args:
         submission: gives id, native resolution, mean and std.
-        module: the network with its weights.
-        side: pixels of the images to be encoded.
+        module: the network with its weights, at its native side.
+        view: what is asked of it.
         stride: pixels from one token to the next.
-        layer: hidden layer, 0 = the network's own output.
-        device: where it computes.
         planes: False lays images out as rows of pixels, in which convolutions run about a third faster.
         cuts_patches: the network's first layer leaves out what does not fill a whole patch.
     """
@@ -155,26 +161,29 @@ class FrozenEncoder:
         self,
         submission: Submission,
         module: nn.Module,
+        view: View,
         *,
-        side: int,
         stride: int,
-        layer: int = 0,
-        device: str = "cpu",
         planes: bool = True,
         cuts_patches: bool = False,
     ) -> None:
         self.id, self.resolution = submission.id, submission.input.resolution
         self.mean, self.std = submission.input.mean, submission.input.std
-        self.layer, self.side, self.stride = layer, side, stride
-        self.module = freeze(module).to(device)
+        self.layer, self.stride = view.layer, stride
+        self.side = fit_side(view.resolution, self.resolution, stride)
+        self.num_params = sum(p.numel() for p in module.parameters())
+        self._take_side(module)
+        self.module = freeze(module).to(view.device)
         self.cuts_patches = cuts_patches
-        self._planes, self._device = planes, torch.device(device)
+        self._planes, self._device = planes, torch.device(view.device)
         if not planes:
             self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.num_params = count_parameters(self.module)
-        sample = self.read(torch.zeros(1, 3, side, side))
+        sample = self.read(torch.zeros(1, 3, self.side, self.side))
         rows = side_of(sample.shape[1], self.id)
         self.grid, self.width = (rows, rows), int(sample.shape[2])
+
+    def _take_side(self, module: nn.Module) -> None:
+        """Make a network that is tied to its native side take images of `side`."""
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         """Features of B images.

@@ -7,7 +7,7 @@ import harness.torchvision_shim  # noqa: F401  (must run before transformers is 
 import inspect
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from harness.digest import digest_bytes
 from harness.encoders.architectures import ARCHITECTURES, WHOLE
@@ -123,6 +123,11 @@ def _refuse_second_side(config: Mapping[str, Any], side: Mapping[str, Any], wher
             expected="what vision_config says",
             fix="write the values that were trained into vision_config and remove vision_config_dict",
         )
+
+
+def library_of(config: Mapping[str, Any]) -> Literal["transformers", "timm"]:
+    """Which library wrote a config.json: timm names an architecture, transformers a type of model."""
+    return "timm" if "architecture" in config and "model_type" not in config else "transformers"
 
 
 def unused_tensors(path: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.digest import digest_arrays
-from harness.encoders.base import ENCODE_CHUNK, EncoderOutput
+from harness.encoders.base import ENCODE_CHUNK, VIEW, EncoderOutput, View
 from harness.encoders.config_json import read_config
 from harness.encoders.hf import HFEncoder, build_module, checkpoint_files
 from harness.errors import InternalError
@@ -26,15 +26,13 @@ BLIND_WIDTH = 64
 class BlindEncoder:
     """Zeros for every image: what the LLM scores by the question alone."""
 
-    def __init__(
-        self, submission: Submission, *, resolution: int | None = None, layer: int = 0, device: str = "cpu"
-    ) -> None:
+    def __init__(self, submission: Submission, view: View = VIEW) -> None:
         self.id, self.resolution, self.stride = submission.id, submission.input.resolution, PATCH
-        self.side = resolution or self.resolution
+        self.side = view.resolution or self.resolution
         self.mean, self.std = submission.input.mean, submission.input.std
-        self.width, self.num_params, self.layer = BLIND_WIDTH, 0, layer
+        self.width, self.num_params, self.layer = BLIND_WIDTH, 0, view.layer
         self.grid = _patch_grid(self.side)
-        self._device = torch.device(device)
+        self._device = torch.device(view.device)
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         """(B, 3, R, R) -> zeros (B, N, 64)."""
@@ -54,15 +52,13 @@ class BlindEncoder:
 class PixelPatchEncoder:
     """Each token is the raw pixels of one patch: what the adapter and the LLM can do by themselves."""
 
-    def __init__(
-        self, submission: Submission, *, resolution: int | None = None, layer: int = 0, device: str = "cpu"
-    ) -> None:
+    def __init__(self, submission: Submission, view: View = VIEW) -> None:
         self.id, self.resolution, self.stride = submission.id, submission.input.resolution, PATCH
-        self.side = resolution or self.resolution
+        self.side = view.resolution or self.resolution
         self.mean, self.std = submission.input.mean, submission.input.std
-        self.width, self.num_params, self.layer = 3 * PATCH * PATCH, 0, layer
+        self.width, self.num_params, self.layer = 3 * PATCH * PATCH, 0, view.layer
         self.grid = _patch_grid(self.side)
-        self._device = torch.device(device)
+        self._device = torch.device(view.device)
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         """(B, 3, R, R) -> (B, N, 3 · PATCH²), channels first within a patch; a ragged edge is cut off."""
@@ -92,10 +88,7 @@ def open_random_init(
     submission: Submission,
     root: Path,
     calibration: npt.NDArray[np.float32] | None,
-    *,
-    resolution: int | None = None,
-    layer: int = 0,
-    device: str = "cpu",
+    view: View = VIEW,
 ) -> HFEncoder:
     """The base's architecture with seeded random weights.
 
@@ -106,9 +99,7 @@ def open_random_init(
         submission: a floor whose files include the base's config.json.
         root: folder of the files.
         calibration: (n, 3, R, R) float32 prepared pixels; may be None for a network without batch norm.
-        resolution: the protocol's; None is the native one.
-        layer: hidden layer from the end.
-        device: where it computes.
+        view: what is asked of it.
 
     Raises:
         InternalError: the network has batch norm and there are no calibration images.
@@ -133,9 +124,7 @@ def open_random_init(
                 expected="float32 (n, 3, R, R)",
             )
         _calibrate(module, norms, calibration)
-    return HFEncoder(
-        submission, model_type, config, module, resolution=resolution, layer=layer, device=device
-    )
+    return HFEncoder(submission, model_type, config, module, view)
 
 
 def _calibrate(module: nn.Module, norms: list[Any], pixels: npt.NDArray[np.float32]) -> None:

@@ -14,19 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.encoders.architectures import ARCHITECTURES, Architecture, cut_patches
-from harness.encoders.base import FrozenEncoder, fit_side, side_of
+from harness.encoders.base import VIEW, FrozenEncoder, View, side_of
 from harness.encoders.config_json import read_config, unused_tensors
 from harness.encoders.safetensors_load import read_header, read_weights
-from harness.encoders.strict import hashes_of, refuse_differences
+from harness.encoders.strict import described_by, hashes_of, refuse_differences
 from harness.errors import SubmissionError, UnsafeInputError
 from harness.files import confine
 from harness.records import Submission
 from harness.submission import UNSAFE_WEIGHTS
 
-BUILD_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What a library raises on a configuration that describes no network."""
 _MEASURING_SIDE = 512
 
 
@@ -38,9 +34,7 @@ class HFEncoder(FrozenEncoder):
         model_type: key of `ARCHITECTURES`.
         config: its configuration fields.
         module: the network with its weights.
-        resolution: the protocol's; None is the native one.
-        layer: hidden layer, 0 = the network's own output.
-        device: where it computes.
+        view: what is asked of it; a layer is a hidden state.
     """
 
     source = "transformers"
@@ -51,30 +45,27 @@ class HFEncoder(FrozenEncoder):
         model_type: str,
         config: dict[str, Any],
         module: nn.Module,
-        *,
-        resolution: int | None = None,
-        layer: int = 0,
-        device: str = "cpu",
+        view: View = VIEW,
     ) -> None:
         self._architecture = ARCHITECTURES[model_type]
         self._model_type, self._config = model_type, config
         whole: dict[str, Any] = cast("Any", module.config).to_dict()
         self._prefix, self._patch = self._architecture.num_prefix(whole), whole.get("patch_size")
         patch = self._architecture.patch_stride(whole)
-        stride = patch or _map_stride(model_type, config)
-        native = whole.get("image_size")
-        side = fit_side(resolution, submission.input.resolution, stride)
-        self._resampled = self._architecture.resamples == "asked" and native not in (side, [side, side])
+        self._native = whole.get("image_size")
         super().__init__(
             submission,
             module,
-            side=side,
-            stride=stride,
-            layer=layer,
-            device=device,
+            view,
+            stride=patch or _map_stride(model_type, config),
             planes=self._architecture.layout != "map",
             cuts_patches=patch is not None,
         )
+
+    def _take_side(self, module: nn.Module) -> None:
+        del module  # the library resamples at every call
+        is_native = self._native in (self.side, [self.side, self.side])
+        self._resampled = self._architecture.resamples == "asked" and not is_native
 
     def description(self) -> dict[str, Any]:
         """Architecture, configuration and layer."""
@@ -244,18 +235,10 @@ def _library_config(model_type: str, config: Mapping[str, Any]) -> Any:
     return getattr(transformers, ARCHITECTURES[model_type].config_class)(**config)
 
 
-@contextlib.contextmanager
-def _described_by(model_type: str) -> Iterator[None]:
+def _described_by(model_type: str) -> contextlib.AbstractContextManager[None]:
     from huggingface_hub.errors import StrictDataclassError
 
-    try:
-        yield
-    except (*BUILD_ERRORS, StrictDataclassError) as error:
-        raise SubmissionError(
-            "configuration describes no network",
-            where=f"config.json: {model_type}",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
+    return described_by(f"config.json: {model_type}", StrictDataclassError)
 
 
 @contextlib.contextmanager
@@ -274,14 +257,7 @@ def _quiet_library() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def open_checkpoint(
-    submission: Submission,
-    root: Path,
-    *,
-    resolution: int | None = None,
-    layer: int = 0,
-    device: str = "cpu",
-) -> HFEncoder:
+def open_checkpoint(submission: Submission, root: Path, view: View = VIEW) -> HFEncoder:
     """The encoder of a submission whose files lie below `root`.
 
     Raises:
@@ -293,6 +269,4 @@ def open_checkpoint(
     model_type, config = read_config(config_path, sha256[config_path])
     unused = unused_tensors(config_path)
     module = load_module(model_type, config, weight_paths, submission.id, unused, sha256)
-    return HFEncoder(
-        submission, model_type, config, module, resolution=resolution, layer=layer, device=device
-    )
+    return HFEncoder(submission, model_type, config, module, view)

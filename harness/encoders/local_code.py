@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.digest import digest_bytes
-from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.base import VIEW, FrozenEncoder, View
 from harness.encoders.strict import hashes_of, load_strictly
 from harness.errors import EyechartError, SubmissionError, UnsafeInputError
 from harness.fields import cut
@@ -50,9 +50,7 @@ class LocalCodeEncoder(FrozenEncoder):
     Args:
         submission: gives id, resolution, mean and std.
         module: the network with its weights.
-        resolution: the protocol's; None is the native one.
-        layer: must be 0: what lies below the output is nobody's business here.
-        device: where it computes.
+        view: what is asked of it; its layer must be 0: what lies below the output is nobody's business here.
     """
 
     source = "python"
@@ -61,27 +59,18 @@ class LocalCodeEncoder(FrozenEncoder):
         self,
         submission: Submission,
         module: nn.Module,
-        *,
-        resolution: int | None = None,
-        layer: int = 0,
-        device: str = "cpu",
+        view: View = VIEW,
     ) -> None:
-        native = submission.input.resolution
         self._code = {f.path: f.sha256 for f in submission.source.files if f.path.endswith(".py")}
-        if layer:
+        if view.layer:
             raise SubmissionError(
-                "network of your own has one layer to read", where=submission.id, found=f"layer {layer}"
+                "network of your own has one layer to read", where=submission.id, found=f"layer {view.layer}"
             )
         stated = getattr(module, "stride", None)
         stride = stated if isinstance(stated, int) and 0 < stated <= MAX_SIDE else 1
-        side = fit_side(resolution, native, stride)
-        num_params = count_parameters(module)
-        super().__init__(
-            submission, module, side=side, stride=stride, layer=layer, device=device, cuts_patches=stride > 1
-        )
+        super().__init__(submission, module, view, stride=stride, cuts_patches=stride > 1)
         if stride == 1:
-            self.stride = max(1, side // self.grid[0])
-        self.num_params = num_params
+            self.stride = max(1, self.side // self.grid[0])
 
     def description(self) -> dict[str, Any]:
         """That it is code, and which."""
@@ -106,7 +95,7 @@ class LocalCodeEncoder(FrozenEncoder):
 
 
 def open_local_code(
-    submission: Submission, root: Path, *, allow_code: bool, **place: Any
+    submission: Submission, root: Path, view: View = VIEW, *, allow_code: bool
 ) -> LocalCodeEncoder:
     """The encoder of a submission with `source.kind = "python"`.
 
@@ -138,7 +127,7 @@ def open_local_code(
         sha256=sha256,
     )
     try:
-        return LocalCodeEncoder(submission, module, **place)
+        return LocalCodeEncoder(submission, module, view)
     except (Exception, SystemExit) as error:  # a person's own code may raise anything
         raise _failure("network fails", submission.id, error) from error
 

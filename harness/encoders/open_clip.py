@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import harness.torchvision_shim  # noqa: F401  (must run before open_clip is imported)
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,7 +19,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
-from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.base import VIEW, FrozenEncoder, View
 from harness.encoders.config_json import (
     check_ranges,
     read_table,
@@ -31,14 +28,15 @@ from harness.encoders.config_json import (
     refuse_unknown,
     stated_side,
 )
-from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
-from harness.encoders.strict import hashes_of, load_strictly
+from harness.encoders.hf import checkpoint_files
+from harness.encoders.strict import described_by, hashes_of, load_strictly
 from harness.encoders.timm import known_model, set_side, timm_features, timm_map, timm_stride
 from harness.errors import SubmissionError, UnsafeInputError
-from harness.fields import cut, show
+from harness.fields import show
 from harness.records import Submission
 
 CONFIG = "open_clip_config.json"
+WHERE = f"{CONFIG}: vision_cfg"
 _RESNET_STRIDE = 32
 _OTHER_SIDE = (
     "text.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection",
@@ -82,9 +80,7 @@ class OpenClipEncoder(FrozenEncoder):
         submission: gives id, resolution, mean and std.
         config: from `read_open_clip_config`.
         module: the tower with its weights, at its native side.
-        resolution: the protocol's; None is the native one.
-        layer: block from the end, 0 = the tower's own output tokens.
-        device: where it computes.
+        view: what is asked of it; a layer is a block.
     """
 
     source = "open_clip"
@@ -94,29 +90,22 @@ class OpenClipEncoder(FrozenEncoder):
         submission: Submission,
         config: OpenClipConfig,
         module: nn.Module,
-        *,
-        resolution: int | None = None,
-        layer: int = 0,
-        device: str = "cpu",
+        view: View = VIEW,
     ) -> None:
         self._config = config
-        stride = _stride(module, submission.id)
-        side = fit_side(resolution, submission.input.resolution, stride)
-        num_params = count_parameters(module)
-        with _described():
-            _set_side(module, side)
         super().__init__(
             submission,
             module,
-            side=side,
-            stride=stride,
-            layer=layer,
-            device=device,
+            view,
+            stride=_stride(module, submission.id),
             planes=not isinstance(module, ModifiedResNet),
             cuts_patches=hasattr(getattr(module, "trunk", None), "patch_embed")
             or hasattr(module, "patch_size"),
         )
-        self.num_params = num_params
+
+    def _take_side(self, module: nn.Module) -> None:
+        with described_by(WHERE):
+            _set_side(module, self.side)
 
     def description(self) -> dict[str, Any]:
         """Configuration of the tower and layer."""
@@ -242,35 +231,14 @@ def build_tower(config: OpenClipConfig, *, meta: bool = False) -> nn.Module:
     Raises:
         SubmissionError: the configuration describes no network.
     """
-    with _described(), torch.device("meta" if meta else "cpu"):
+    with described_by(WHERE), torch.device("meta" if meta else "cpu"):
         tower = library._build_vision_tower(  # noqa: SLF001  (the library has no public way to build one side)
             config.embed_dim, library.CLIPVisionCfg(**config.vision), config.quick_gelu
         )
     return cast("nn.Module", tower)
 
 
-@contextlib.contextmanager
-def _described() -> Iterator[None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries to themselves
-            yield
-    except BUILD_ERRORS as error:
-        raise SubmissionError(
-            "configuration describes no network",
-            where=f"{CONFIG}: vision_cfg",
-            found=cut(f"{type(error).__name__}: {error}", 200),
-        ) from error
-
-
-def open_open_clip(
-    submission: Submission,
-    root: Path,
-    *,
-    resolution: int | None = None,
-    layer: int = 0,
-    device: str = "cpu",
-) -> OpenClipEncoder:
+def open_open_clip(submission: Submission, root: Path, view: View = VIEW) -> OpenClipEncoder:
     """The image side of a submission in open_clip's on-disk format.
 
     Raises:
@@ -296,4 +264,4 @@ def open_open_clip(
         unused=_OTHER_SIDE,
         sha256=sha256,
     )
-    return OpenClipEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)
+    return OpenClipEncoder(submission, config, module, view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,39 @@ from harness.fields import cut, show
 from harness.files import confine
 from harness.records import Submission
 
+BUILD_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a library raises on a configuration that describes no network."""
 SHOWN = 10
 """Names listed of each kind of difference."""
 SHOWN_LENGTH = 160
 SPARE_TENSORS = 1000
 SPARE_VALUES = 10_000_000
 """Of a network beyond its files': tied tensors, and tables that it computes (positions, masks)."""
+
+
+@contextlib.contextmanager
+def described_by(where: str, *more: type[Exception]) -> Iterator[None]:
+    """Building a network from a configuration: one line of ours for whatever the library says.
+
+    Args:
+        where: the part of the configuration, for the error message.
+        more: what this library raises beside `BUILD_ERRORS`.
+
+    Raises:
+        SubmissionError: the configuration describes no network.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries to themselves: own indexing, old names
+            yield
+    except (*BUILD_ERRORS, *more) as error:
+        raise SubmissionError(
+            "configuration describes no network",
+            where=where,
+            found=cut(f"{type(error).__name__}: {error}", 200),
+        ) from error
 
 
 def load_strictly(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import harness.torchvision_shim  # noqa: F401  (must run before timm is imported)
 
-import contextlib
 import functools
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from harness.encoders.base import FrozenEncoder, count_parameters, fit_side
+from harness.encoders.base import VIEW, FrozenEncoder, View
 from harness.encoders.config_json import (
     check_ranges,
     read_table,
@@ -29,10 +27,10 @@ from harness.encoders.config_json import (
     refuse_unknown,
     stated_side,
 )
-from harness.encoders.hf import BUILD_ERRORS, checkpoint_files
-from harness.encoders.strict import hashes_of, load_strictly
+from harness.encoders.hf import checkpoint_files
+from harness.encoders.strict import described_by, hashes_of, load_strictly
 from harness.errors import SubmissionError
-from harness.fields import cut, show
+from harness.fields import show
 from harness.records import Submission
 from harness.submission import MAX_SIDE
 
@@ -45,6 +43,9 @@ _REFUSED_ARGUMENTS = frozenset("""
 """.split())  # fmt: skip
 """Arguments of constructors that would read files, fetch, wrap the network in another, or allocate it before
 its shapes are compared with the files'."""
+
+
+WHERE = "config.json: model_args"
 
 
 class TimmConfig(NamedTuple):
@@ -64,9 +65,7 @@ class TimmEncoder(FrozenEncoder):
         submission: gives id, resolution, mean and std.
         config: from `read_timm_config`.
         module: the network with its weights, at its native side.
-        resolution: the protocol's; None is the native one.
-        layer: feature map from the end, 0 = the network's own output.
-        device: where it computes.
+        view: what is asked of it; a layer is a feature map.
     """
 
     source = "timm"
@@ -76,27 +75,20 @@ class TimmEncoder(FrozenEncoder):
         submission: Submission,
         config: TimmConfig,
         module: nn.Module,
-        *,
-        resolution: int | None = None,
-        layer: int = 0,
-        device: str = "cpu",
+        view: View = VIEW,
     ) -> None:
         self._config = config
-        stride = timm_stride(module, submission.id)
-        side = fit_side(resolution, submission.input.resolution, stride)
-        num_params = count_parameters(module)
-        set_side(module, side)
         super().__init__(
             submission,
             module,
-            side=side,
-            stride=stride,
-            layer=layer,
-            device=device,
+            view,
+            stride=timm_stride(module, submission.id),
             planes=hasattr(module, "patch_embed"),
             cuts_patches=hasattr(module, "patch_embed"),
         )
-        self.num_params = num_params
+
+    def _take_side(self, module: nn.Module) -> None:
+        set_side(module, self.side)
 
     def description(self) -> dict[str, Any]:
         """Architecture, its arguments and layer."""
@@ -174,7 +166,7 @@ def timm_stride(module: nn.Module, where: str) -> int:
 def set_side(module: nn.Module, side: int) -> None:
     """Make a network tied to one image size take another: the library resamples its position embeddings."""
     if hasattr(module, "set_input_size"):
-        with _described():
+        with described_by(WHERE):
             cast("Any", module).set_input_size(img_size=(side, side))
 
 
@@ -234,7 +226,7 @@ def _arguments(table: dict[str, Any], stated: dict[str, Any], name: str, where: 
 @functools.cache
 def _known_arguments(name: str) -> dict[str, Any]:
     """Arguments of the class behind an architecture and their defaults; its entry point takes anything."""
-    with torch.device("meta"), _described():
+    with torch.device("meta"), described_by(WHERE):
         module = timm.create_model(name, pretrained=False)
     known: dict[str, Any] = dict.fromkeys(_OWN_ARGUMENTS)
     for kind in reversed(type(module).__mro__[:-1]):
@@ -250,32 +242,11 @@ def build_timm(config: TimmConfig, *, meta: bool = False) -> nn.Module:
     Raises:
         SubmissionError: the configuration describes no network.
     """
-    with _described(), torch.device("meta" if meta else "cpu"):
+    with described_by(WHERE), torch.device("meta" if meta else "cpu"):
         return timm.create_model(config.architecture, pretrained=False, **config.arguments)
 
 
-@contextlib.contextmanager
-def _described() -> Iterator[None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the library to itself: its own indexing, old names
-            yield
-    except BUILD_ERRORS as error:
-        raise SubmissionError(
-            "configuration describes no network",
-            where="config.json: model_args",
-            found=cut(f"{type(error).__name__}: {error}", 200),
-        ) from error
-
-
-def open_timm(
-    submission: Submission,
-    root: Path,
-    *,
-    resolution: int | None = None,
-    layer: int = 0,
-    device: str = "cpu",
-) -> TimmEncoder:
+def open_timm(submission: Submission, root: Path, view: View = VIEW) -> TimmEncoder:
     """The encoder of a submission in timm's on-disk format (config.json and safetensors).
 
     Raises:
@@ -293,4 +264,4 @@ def open_timm(
         derived=_DERIVED,
         sha256=sha256,
     )
-    return TimmEncoder(submission, config, module, resolution=resolution, layer=layer, device=device)
+    return TimmEncoder(submission, config, module, view)
