@@ -20,6 +20,7 @@ from harness.digest import digest_file
 from harness.errors import DatasetError, IntegrityError
 from harness.files import read_json, read_parquet
 from harness.images import decode_clip, decode_rgb
+from harness.media import ReferencedImages, check_media, read_media_list
 from harness.records import Sample, Task
 
 RGB = NDArray[np.uint8]
@@ -44,9 +45,12 @@ class EncodedImages:
 class ClipFrames:
     """Frames of mp4 files; keys are "<clip>/<frame>", a clip's frames one after another."""
 
-    def __init__(self, clips: list[str], folder: Path, frames: int) -> None:
+    def __init__(
+        self, clips: list[str], folder: Path, frames: int, listed: dict[str, tuple[str, int]] | None = None
+    ) -> None:
         self.keys = [f"{clip}/{frame}" for clip in clips for frame in range(frames)]
         self._clips, self._folder, self._frames = clips, folder, frames
+        self._listed = listed or {}
         self._last: tuple[int, list[RGB]] = (-1, [])
 
     def load(self, i: int) -> RGB:
@@ -60,6 +64,9 @@ class ClipFrames:
             path = self._folder / f"{self._clips[clip]}.mp4"
             if not path.is_file():
                 raise DatasetError("clip is missing", where=str(path))
+            if self._listed:
+                reference = f"{self._folder.name}/{path.name}"
+                check_media(path.read_bytes(), self._listed.get(reference), str(path))
             self._last = clip, decode_clip(path, self._frames, where=str(path))
         return self._last[1][frame]
 
@@ -73,7 +80,7 @@ class Split:
     digest: str
     """sha256 of the dataset."""
     samples: list[Sample]
-    media: EncodedImages | ClipFrames
+    media: EncodedImages | ReferencedImages | ClipFrames
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) for probes, empty otherwise."""
 
@@ -187,7 +194,7 @@ def open_split(task: Task, root: Path, frames: int, split: str | None = None) ->
         )
     if task.kind == "probe":
         keys = [f"{split or task.split}-{i}" for i in range(len(rows))]
-        media = EncodedImages(keys, [row["image"]["bytes"] or b"" for row in rows], str(path))
+        media = _images(keys, rows, folder, path)
         labels = np.array([row["label"] for row in rows], np.int64)
         samples = [
             Sample(sample_id=key, cluster=key, media=(key,), prompt="", references=(str(label),))
@@ -213,10 +220,19 @@ def _sample(task: Task, row: dict[str, Any], frames: int) -> Sample:
 
 def _media(
     task: Task, rows: Sequence[dict[str, Any]], folder: Path, path: Path, frames: int
-) -> EncodedImages | ClipFrames:
+) -> EncodedImages | ReferencedImages | ClipFrames:
     """Each image or clip once, in order of first use."""
     first = {prompts.cluster(task, row): row for row in reversed(rows)}
-    ordered = dict.fromkeys(prompts.cluster(task, row) for row in rows)
+    ordered = list(dict.fromkeys(prompts.cluster(task, row) for row in rows))
     if "video" in rows[0]:
-        return ClipFrames(list(ordered), folder / "clips", frames)
-    return EncodedImages(list(ordered), [first[key]["image"]["bytes"] or b"" for key in ordered], str(path))
+        return ClipFrames(ordered, folder / "clips", frames, read_media_list(folder))
+    return _images(ordered, [first[key] for key in ordered], folder, path)
+
+
+def _images(
+    keys: list[str], rows: Sequence[dict[str, Any]], folder: Path, path: Path
+) -> EncodedImages | ReferencedImages:
+    """Images in the rows themselves, as the embedded suite has them, or beside them by reference."""
+    if isinstance(rows[0]["image"], str):
+        return ReferencedImages(keys, [row["image"] for row in rows], folder, read_media_list(folder))
+    return EncodedImages(keys, [row["image"]["bytes"] or b"" for row in rows], str(path))
