@@ -58,6 +58,10 @@ class FeatureSet:
     under_budget: bool
     """The encoder's own grid is smaller than the budget's side."""
 
+    def tokens_of(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        """(b, N, D) tokens of some rows, in their order."""
+        return np.asarray(self.tokens[list(rows)])
+
     def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row number of each key.
 
@@ -196,6 +200,34 @@ def extract(
     return FeatureSet(tokens, pooled, keys, plan.grid, plan.under_budget)
 
 
+class StreamedTokens:
+    """Tokens encoded when they are asked for: for a mixture whose features no disk would hold.
+
+    The same images give the same numbers as `extract` (a test compares the bytes).
+
+    Args:
+        encoder: frozen.
+        images: what to encode.
+        protocol: image and token recipes.
+        budget: tokens an image.
+    """
+
+    def __init__(self, encoder: Encoder, images: ImageSource, protocol: Protocol, budget: int) -> None:
+        self.keys = list(images.keys)
+        self._images = images
+        self._plan = _plan(encoder, protocol, budget, "")
+
+    def tokens_of(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        """(b, N, D) tokens of some rows, in their order.
+
+        Raises:
+            DatasetError: an image cannot be decoded.
+            SubmissionError: features are NaN or beyond the range of the storage type.
+        """
+        pixels = _prepared(self._plan, [self._images.load(i) for i in rows])
+        return _encode(self._plan, pixels, [self.keys[i] for i in rows])[0]
+
+
 def _silent(done: int, total: int) -> None:
     """For callers who do not watch."""
 
@@ -239,17 +271,28 @@ def _encode_shard(
             pixels = ahead.result()
             if i + 1 < len(parts):
                 ahead = pool.submit(_pixels, plan, images, parts[i + 1])
-            output = plan.encoder.encode(torch.from_numpy(pixels))
-            tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
-            with np.errstate(over="ignore"):  # reported below, with the name of the image
-                stored = tokens.astype(plan.dtype)
-            pooled = output.pooled.cpu().numpy()
-            _refuse_non_finite(plan, stored, pooled, [images.keys[r] for r in range(part.start, part.stop)])
-            yield part, stored, pooled
+            keys = [images.keys[row] for row in range(part.start, part.stop)]
+            yield part, *_encode(plan, pixels, keys)
+
+
+def _encode(
+    plan: _Plan, pixels: npt.NDArray[np.float32], keys: list[str]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    """Tokens (b, N, D) as they are stored, and pooled vectors (b, D)."""
+    output = plan.encoder.encode(torch.from_numpy(pixels))
+    tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
+    with np.errstate(over="ignore"):  # reported below, with the name of the image
+        stored = tokens.astype(plan.dtype)
+    pooled = output.pooled.cpu().numpy()
+    _refuse_non_finite(plan, stored, pooled, keys)
+    return stored, pooled
 
 
 def _pixels(plan: _Plan, images: ImageSource, part: slice) -> npt.NDArray[np.float32]:
-    decoded = [images.load(i) for i in range(part.start, part.stop)]
+    return _prepared(plan, [images.load(i) for i in range(part.start, part.stop)])
+
+
+def _prepared(plan: _Plan, decoded: list[RGB]) -> npt.NDArray[np.float32]:
     recipe = replace(plan.protocol.image, resolution=plan.encoder.side)
     return prepare(decoded, recipe, plan.encoder.mean, plan.encoder.std)
 

@@ -174,6 +174,20 @@ class LLMRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecipe:
+    """A later stage of adapter training, in which low-rank updates of the LLM are trained along."""
+
+    steps: int
+    batch: int
+    lr: float
+    """Rate of the adapter; the low-rank updates use `llm.lr`."""
+    warmup_steps: int
+    lora_rank: int
+    lora_alpha: int
+    """The update is scaled by alpha / rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRecipe:
     """The trained map from encoder width to LLM width."""
 
@@ -198,6 +212,21 @@ class AdapterRecipe:
     frame_words: tuple[str, ...]
     """The same for each frame of a clip."""
     dtype: Literal["float32", "bfloat16"]
+    optimiser: Literal["muon", "adamw"] = field(default="muon", metadata=ADDED_LATER)
+    """For matrices; vectors and embeddings use AdamW either way."""
+    order: Literal["draws", "epochs"] = field(default="draws", metadata=ADDED_LATER)
+    """Batches drawn anew at each step, or consecutive parts of a shuffled mixture, epoch after epoch."""
+    pack_tokens: int = field(default=0, metadata=ADDED_LATER)
+    """Tokens of one packed sequence of several rows without padding; 0 pads rows to the longest."""
+    standardise_images: int = field(default=0, metadata=ADDED_LATER)
+    """Mixture images that give mean and deviation of the tokens; 0 takes all."""
+    stages: tuple[StageRecipe, ...] = field(default=(), metadata=ADDED_LATER)
+    """Stages after the first, which trains the adapter alone where there are any."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return self.steps + sum(stage.steps for stage in self.stages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from harness.adapter.llm import LanguageModel, load_llm
+from harness.adapter.mixture import Mixture
 from harness.adapter.module import Adapter
-from harness.adapter.train import Mixture, train_adapter
+from harness.adapter.train import train_adapter
 from harness.cache import ArrayCache
 from harness.data import ClipFrames, EncodedImages, check_dataset, open_split, read_rows
 from harness.digest import digest_json

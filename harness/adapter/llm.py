@@ -49,6 +49,17 @@ class LanguageModel:
         return int(self.model.config.hidden_size)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        kind: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return kind
+
+    @property
     def end_id(self) -> int:
         """Token that ends an answer."""
         return int(self.tokenizer.eos_token_id)
