@@ -150,6 +150,7 @@ def extract(
     batch: int = 256,
     progress: Progress | None = None,
     budget: int | None = None,
+    device: str = "cpu",
 ) -> FeatureSet:
     """Features of every image, from the cache where they are there.
 
@@ -162,6 +163,7 @@ def extract(
         batch: images decoded ahead of each call, rounded up to whole chunks; moves speed only.
         progress: called with (images done, images in all) after each batch.
         budget: tokens an image; `protocol.tokens.budget` when None (frames: `tokens_per_frame`).
+        device: where the encoder computes; what another than the CPU rounds has its own entries.
 
     Raises:
         DatasetError: no images, a key twice, or an image that cannot be decoded.
@@ -169,12 +171,8 @@ def extract(
         ResourceError: the disk cannot take them.
         IntegrityError: a damaged cache entry, set aside.
     """
-    keys = list(images.keys)
-    if not keys:
-        raise DatasetError("nothing to encode: the split is empty", where=encoder.id)
-    if len(set(keys)) != len(keys):
-        raise DatasetError("two images under one key", where=encoder.id)
-    plan = _plan(encoder, protocol, budget or protocol.tokens.budget, dataset_digest)
+    keys = _unique_keys(images, encoder.id)
+    plan = _plan(encoder, protocol, budget or protocol.tokens.budget, dataset_digest, device)
     N, D, n = plan.grid[0] * plan.grid[1], encoder.width, len(keys)
     shards = [range(start, min(start + SHARD_ROWS, n)) for start in range(0, n, SHARD_ROWS)]
     names = {shard: digest_json({**plan.key, "rows": [keys[i] for i in shard]}) for shard in shards}
@@ -198,6 +196,15 @@ def extract(
             {"encoder": encoder.id, "dataset": dataset_digest, "rows": [shard.start, shard.stop]},
         )
     return FeatureSet(tokens, pooled, keys, plan.grid, plan.under_budget)
+
+
+def _unique_keys(images: ImageSource, where: str) -> list[str]:
+    keys = list(images.keys)
+    if not keys:
+        raise DatasetError("nothing to encode: the split is empty", where=where)
+    if len(set(keys)) != len(keys):
+        raise DatasetError("two images under one key", where=where)
+    return keys
 
 
 class StreamedTokens:
@@ -232,7 +239,9 @@ def _silent(done: int, total: int) -> None:
     """For callers who do not watch."""
 
 
-def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str) -> _Plan:
+def _plan(
+    encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str, device: str = "cpu"
+) -> _Plan:
     if encoder.layer != protocol.tokens.layer:
         raise InternalError(
             "encoder was opened at another layer than the protocol's",
@@ -255,6 +264,8 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
     }
     if encoder.side != protocol.image.resolution:
         key["side"] = encoder.side
+    if device != "cpu":
+        key["device"] = device
     dtype = np.dtype(protocol.tokens.dtype)
     return _Plan(encoder, protocol, grid, min(own) < math.isqrt(budget), dtype, key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -63,10 +64,22 @@ class Adapter(nn.Module):
         for i, layer in enumerate(self.layers):
             step = functional.gelu(layer(hidden))
             hidden = step if i == 0 else hidden + step
-        visual: Tensor = self.out(hidden) * self.scale * self.gain + self.position
+        visual: Tensor = self.out(hidden) * self.scale * self.gain + self._places(tokens.shape[-2])
         if tokens.ndim == 4:
             visual = (visual + self.frame_position[:, None]).flatten(1, 2)
         return visual
+
+    def _places(self, count: int) -> Tensor:
+        """(count, H): the vectors of the tokens' places, averaged over the cells of a coarser square grid.
+
+        Frames of a clip may have fewer tokens than an image; a cell lies where the cells it covers lie.
+        """
+        if count == len(self.position):
+            return self.position
+        side, new = math.isqrt(len(self.position)), math.isqrt(count)
+        grid = self.position.T.reshape(1, -1, side, side)
+        pooled: Tensor = functional.adaptive_avg_pool2d(grid, new).flatten(2)[0].T
+        return pooled
 
 
 def _start(llm: LanguageModel, words: Sequence[str], count: int, name: str) -> Tensor:
