@@ -12,18 +12,17 @@ from typing import Any
 from harness.digest import digest_json
 from harness.errors import UsageError
 from harness.fields import Place, Rule, Rules, check_keys, nearest, read_record, show
-from harness.records import (
-    SCHEMA_VERSION,
+from harness.recipes import (
     AdapterRecipe,
     DecodingRecipe,
     ImageRecipe,
     LLMRecipe,
     ProbeRecipe,
-    Protocol,
     StageRecipe,
     TokenRecipe,
     VideoRecipe,
 )
+from harness.records import SCHEMA_VERSION, Protocol
 
 UNPINNED = "UNPINNED"
 """Stands for a revision that nobody has looked up yet; official runs refuse it."""
@@ -173,6 +172,11 @@ def _check(protocol: Protocol, place: Place) -> None:
         )
     if len(set(protocol.probe.lambdas)) != len(protocol.probe.lambdas):
         place.at("probe").at("lambdas").refuse("a value is listed twice")
+    adapter = protocol.adapter
+    if adapter.places == "none" and (adapter.position_words or adapter.frame_words):
+        place.at("adapter").at("places").refuse(
+            "starting words without places", expected='no words, or "learnt"'
+        )
     _check_stages(protocol, place.at("adapter"))
 
 

@@ -26,7 +26,7 @@ from harness.adapter.packing import (
 )
 from harness.adapter.train import SAVE_EVERY, state_file, train_adapter
 from harness.errors import DatasetError
-from harness.records import StageRecipe
+from harness.recipes import StageRecipe
 
 STAGE = StageRecipe(steps=60, batch=5, lr=0.01, warmup_steps=2, lora_rank=2, lora_alpha=4)
 TWO = replace(
@@ -120,6 +120,28 @@ def test_the_first_stage_leaves_the_language_model_alone(tmp_path):
         torch.testing.assert_close(after[name], value, atol=1e-5, rtol=0)
     train(tmp_path, "spied", progress=spy)
     assert seen["last"] == TWO.total_steps
+
+
+def test_without_places_all_tokens_are_treated_alike(tmp_path):
+    recipe = replace(TWO, places="none")
+    trained = train(tmp_path, recipe=recipe)
+    tokens = torch.randn(1, 1, 8).expand(1, 4, 8)
+    visual = trained.adapter(tokens)
+    assert torch.equal(visual[0, 0], visual[0, 3])
+    assert not trained.adapter.position.any()
+    learnt = train(tmp_path, "learnt").adapter(tokens)
+    assert not torch.allclose(learnt[0, 0], learnt[0, 3])
+
+
+def test_frames_of_fewer_tokens_take_the_places_they_cover(tmp_path):
+    """A clip's frame at 1 token gets the mean of the four places of an image."""
+    trained = train(tmp_path)
+    frames = torch.randn(2, 2, 1, 8)
+    visual = trained.adapter(frames)
+    assert visual.shape == (2, 2, trained.llm.width)
+    with torch.no_grad():
+        alone = trained.adapter(frames[:, 0].expand(2, 4, 8)).mean(1)  # the same token in all four places
+    torch.testing.assert_close(visual[:, 0] - trained.adapter.frame_position[0], alone)
 
 
 def test_merged_updates_are_the_updates(tmp_path):

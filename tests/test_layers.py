@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: list[set[str]] = [
     {"harness.errors", "harness.torchvision_shim", "harness.home", "harness.progress", "harness.tables"},
     {"harness.digest", "harness.files", "harness.seeds", "harness.fields", "harness.record_json"},
+    {"harness.recipes"},
     {"harness.records"},
     {"harness.safetensors_header"},
     {"harness.submission", "harness.protocol", "harness.task"},
@@ -50,6 +51,7 @@ LAYERS: list[set[str]] = [
     {"harness.answers"},
     {"harness.plan", "harness.executors"},
     {"harness.mini", "harness.run"},
+    {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.mini_commands"},
     {"harness.cli"},
 ]

@@ -15,7 +15,7 @@ import harness
 from harness.digest import digest_arrays, digest_file, digest_tree
 from harness.errors import DatasetError, IntegrityError, UsageError
 from harness.files import read_json
-from harness.records import LLMRecipe
+from harness.recipes import LLMRecipe
 
 IMAGE = "<image>"
 LOCAL_LLMS = {"mini-llm": Path(harness.__file__).parent / "mini" / "weights" / "llm"}

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.adapter.data import Exchange, encode_exchange
 from harness.adapter.llm import LanguageModel
 from harness.adapter.packing import fit_exchanges
-from harness.records import AdapterRecipe
+from harness.recipes import AdapterRecipe
 from harness.seeds import derive_seed, numpy_generator
 
 Said = list[dict[str, str]]

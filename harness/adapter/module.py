@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from harness.adapter.llm import LanguageModel
 from harness.errors import UsageError
-from harness.records import AdapterRecipe
+from harness.recipes import AdapterRecipe
 
 
 class Adapter(nn.Module):
@@ -40,6 +40,9 @@ class Adapter(nn.Module):
         self.out = nn.Linear(sizes[-1], llm.width)
         self.position = nn.Parameter(_start(llm, recipe.position_words, num_tokens, "position_words"))
         self.frame_position = nn.Parameter(_start(llm, recipe.frame_words, num_frames, "frame_words"))
+        if recipe.places == "none":
+            self.position.requires_grad_(False)
+            self.frame_position.requires_grad_(False)
         self.gain = nn.Parameter(torch.tensor(1.0))
         scale = llm.model.get_input_embeddings().weight.detach().float().std()
         self.register_buffer("scale", scale.clone())

@@ -30,7 +30,7 @@ from harness.adapter.packing import (
     summed_loss,
 )
 from harness.errors import DatasetError, InternalError
-from harness.records import AdapterRecipe, StageRecipe
+from harness.recipes import AdapterRecipe, StageRecipe
 from harness.seeds import derive_seed
 
 SAVE_EVERY = 50
