@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"harness.records"},
     {"harness.safetensors_header"},
     {"harness.submission", "harness.protocol", "harness.task"},
+    {"harness.forecast"},
     {"harness.prompts", "harness.schemas"},
     {"harness.sample_tables"},
     {"harness.images"},
