@@ -62,6 +62,11 @@ class HFEncoder(FrozenEncoder):
             cuts_patches=patch is not None,
         )
 
+    @property
+    def num_prefix(self) -> int | None:
+        """Class and register tokens before the patches; None for a network without patches."""
+        return self._prefix if self._architecture.layout == "tokens" else None
+
     def _take_side(self, module: nn.Module) -> None:
         del module  # the library resamples at every call
         is_native = self._native in (self.side, [self.side, self.side])
