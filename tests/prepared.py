@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from harness.digest import digest_bytes, digest_file, digest_json
 from harness.files import write_atomic, write_json, write_parquet
@@ -67,13 +68,12 @@ def _splits(raw: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _flat(rows: list[dict], image: str, first: int) -> list[dict]:
+def _flat(rows: list[dict], folder: Path, first: int) -> list[dict]:
     """One row an expression, the box in 0-1, a question_id that is unique."""
-    from PIL import Image
-
     flat = []
     for row in rows:
-        width, height = Image.open(image / row["image"]).size
+        with Image.open(folder / row["image"]) as image:
+            width, height = image.size
         x, y, w, h = row["bbox"]
         box = [x / width, y / height, (x + w) / width, (y + h) / height]
         for number, answer in enumerate(row["answer"]):
