@@ -194,7 +194,7 @@ def open_split(task: Task, root: Path, frames: int, split: str | None = None) ->
         )
     if task.kind == "probe":
         keys = [f"{split or task.split}-{i}" for i in range(len(rows))]
-        media = _images(keys, rows, folder, path)
+        media = open_images(keys, rows, folder, path)
         labels = np.array([row["label"] for row in rows], np.int64)
         samples = [
             Sample(sample_id=key, cluster=key, media=(key,), prompt="", references=(str(label),))
@@ -226,10 +226,10 @@ def _media(
     ordered = list(dict.fromkeys(prompts.cluster(task, row) for row in rows))
     if "video" in rows[0]:
         return ClipFrames(ordered, folder / "clips", frames, read_media_list(folder))
-    return _images(ordered, [first[key] for key in ordered], folder, path)
+    return open_images(ordered, [first[key] for key in ordered], folder, path)
 
 
-def _images(
+def open_images(
     keys: list[str], rows: Sequence[dict[str, Any]], folder: Path, path: Path
 ) -> EncodedImages | ReferencedImages:
     """Images in the rows themselves, as the embedded suite has them, or beside them by reference."""

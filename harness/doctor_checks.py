@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from harness.encoders.base import Encoder, FrozenEncoder
 from harness.errors import SubmissionError
 from harness.images import RGB, prepare
-from harness.records import ImageRecipe
+from harness.recipes import ImageRecipe
 from harness.seeds import derive_seed
 
 NUM_PICTURES = 24

@@ -58,6 +58,10 @@ class FeatureSet:
     under_budget: bool
     """The encoder's own grid is smaller than the budget's side."""
 
+    def tokens_of(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        """(b, N, D) tokens of some rows, in their order."""
+        return np.asarray(self.tokens[list(rows)])
+
     def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row number of each key.
 
@@ -146,6 +150,7 @@ def extract(
     batch: int = 256,
     progress: Progress | None = None,
     budget: int | None = None,
+    device: str = "cpu",
 ) -> FeatureSet:
     """Features of every image, from the cache where they are there.
 
@@ -158,6 +163,7 @@ def extract(
         batch: images decoded ahead of each call, rounded up to whole chunks; moves speed only.
         progress: called with (images done, images in all) after each batch.
         budget: tokens an image; `protocol.tokens.budget` when None (frames: `tokens_per_frame`).
+        device: where the encoder computes; what another than the CPU rounds has its own entries.
 
     Raises:
         DatasetError: no images, a key twice, or an image that cannot be decoded.
@@ -165,12 +171,8 @@ def extract(
         ResourceError: the disk cannot take them.
         IntegrityError: a damaged cache entry, set aside.
     """
-    keys = list(images.keys)
-    if not keys:
-        raise DatasetError("nothing to encode: the split is empty", where=encoder.id)
-    if len(set(keys)) != len(keys):
-        raise DatasetError("two images under one key", where=encoder.id)
-    plan = _plan(encoder, protocol, budget or protocol.tokens.budget, dataset_digest)
+    keys = _unique_keys(images, encoder.id)
+    plan = _plan(encoder, protocol, budget or protocol.tokens.budget, dataset_digest, device)
     N, D, n = plan.grid[0] * plan.grid[1], encoder.width, len(keys)
     shards = [range(start, min(start + SHARD_ROWS, n)) for start in range(0, n, SHARD_ROWS)]
     names = {shard: digest_json({**plan.key, "rows": [keys[i] for i in shard]}) for shard in shards}
@@ -196,11 +198,50 @@ def extract(
     return FeatureSet(tokens, pooled, keys, plan.grid, plan.under_budget)
 
 
+def _unique_keys(images: ImageSource, where: str) -> list[str]:
+    keys = list(images.keys)
+    if not keys:
+        raise DatasetError("nothing to encode: the split is empty", where=where)
+    if len(set(keys)) != len(keys):
+        raise DatasetError("two images under one key", where=where)
+    return keys
+
+
+class StreamedTokens:
+    """Tokens encoded when they are asked for: for a mixture whose features no disk would hold.
+
+    The same images give the same numbers as `extract` (a test compares the bytes).
+
+    Args:
+        encoder: frozen.
+        images: what to encode.
+        protocol: image and token recipes.
+        budget: tokens an image.
+    """
+
+    def __init__(self, encoder: Encoder, images: ImageSource, protocol: Protocol, budget: int) -> None:
+        self.keys = list(images.keys)
+        self._images = images
+        self._plan = _plan(encoder, protocol, budget, "")
+
+    def tokens_of(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        """(b, N, D) tokens of some rows, in their order.
+
+        Raises:
+            DatasetError: an image cannot be decoded.
+            SubmissionError: features are NaN or beyond the range of the storage type.
+        """
+        pixels = _prepared(self._plan, [self._images.load(i) for i in rows])
+        return _encode(self._plan, pixels, [self.keys[i] for i in rows])[0]
+
+
 def _silent(done: int, total: int) -> None:
     """For callers who do not watch."""
 
 
-def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str) -> _Plan:
+def _plan(
+    encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str, device: str = "cpu"
+) -> _Plan:
     if encoder.layer != protocol.tokens.layer:
         raise InternalError(
             "encoder was opened at another layer than the protocol's",
@@ -223,6 +264,8 @@ def _plan(encoder: Encoder, protocol: Protocol, budget: int, dataset_digest: str
     }
     if encoder.side != protocol.image.resolution:
         key["side"] = encoder.side
+    if device != "cpu":
+        key["device"] = device
     dtype = np.dtype(protocol.tokens.dtype)
     return _Plan(encoder, protocol, grid, min(own) < math.isqrt(budget), dtype, key)
 
@@ -239,17 +282,28 @@ def _encode_shard(
             pixels = ahead.result()
             if i + 1 < len(parts):
                 ahead = pool.submit(_pixels, plan, images, parts[i + 1])
-            output = plan.encoder.encode(torch.from_numpy(pixels))
-            tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
-            with np.errstate(over="ignore"):  # reported below, with the name of the image
-                stored = tokens.astype(plan.dtype)
-            pooled = output.pooled.cpu().numpy()
-            _refuse_non_finite(plan, stored, pooled, [images.keys[r] for r in range(part.start, part.stop)])
-            yield part, stored, pooled
+            keys = [images.keys[row] for row in range(part.start, part.stop)]
+            yield part, *_encode(plan, pixels, keys)
+
+
+def _encode(
+    plan: _Plan, pixels: npt.NDArray[np.float32], keys: list[str]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    """Tokens (b, N, D) as they are stored, and pooled vectors (b, D)."""
+    output = plan.encoder.encode(torch.from_numpy(pixels))
+    tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
+    with np.errstate(over="ignore"):  # reported below, with the name of the image
+        stored = tokens.astype(plan.dtype)
+    pooled = output.pooled.cpu().numpy()
+    _refuse_non_finite(plan, stored, pooled, keys)
+    return stored, pooled
 
 
 def _pixels(plan: _Plan, images: ImageSource, part: slice) -> npt.NDArray[np.float32]:
-    decoded = [images.load(i) for i in range(part.start, part.stop)]
+    return _prepared(plan, [images.load(i) for i in range(part.start, part.stop)])
+
+
+def _prepared(plan: _Plan, decoded: list[RGB]) -> npt.NDArray[np.float32]:
     recipe = replace(plan.protocol.image, resolution=plan.encoder.side)
     return prepare(decoded, recipe, plan.encoder.mean, plan.encoder.std)
 

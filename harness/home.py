@@ -21,6 +21,11 @@ class Home:
         return self.root / "data" / suite
 
     @property
+    def llms(self) -> Path:
+        """Fetched language models."""
+        return self.root / "llms"
+
+    @property
     def features(self) -> Path:
         """Cached features."""
         return self.root / "cache" / "features"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
 from harness.errors import DatasetError, UnsafeInputError
-from harness.records import ImageRecipe
+from harness.recipes import ImageRecipe
 
 RGB = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, upright."""

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import DatasetError, UsageError
-from harness.records import ProbeRecipe
+from harness.recipes import ProbeRecipe
 from harness.seeds import numpy_generator
 
 Floats = npt.NDArray[np.float32]

@@ -12,17 +12,17 @@ from typing import Any
 from harness.digest import digest_json
 from harness.errors import UsageError
 from harness.fields import Place, Rule, Rules, check_keys, nearest, read_record, show
-from harness.records import (
-    SCHEMA_VERSION,
+from harness.recipes import (
     AdapterRecipe,
     DecodingRecipe,
     ImageRecipe,
     LLMRecipe,
     ProbeRecipe,
-    Protocol,
+    StageRecipe,
     TokenRecipe,
     VideoRecipe,
 )
+from harness.records import SCHEMA_VERSION, Protocol
 
 UNPINNED = "UNPINNED"
 """Stands for a revision that nobody has looked up yet; official runs refuse it."""
@@ -76,6 +76,14 @@ RULES: Rules = {
     ),
     (AdapterRecipe, "position_words"): Rule(max_items=65536, max_length=63),
     (AdapterRecipe, "frame_words"): Rule(max_items=10000, max_length=63),
+    (AdapterRecipe, "pack_tokens"): Rule(high=10**6),
+    (AdapterRecipe, "standardise_images"): Rule(high=10**9),
+    (AdapterRecipe, "stages"): Rule(max_items=10),
+    (StageRecipe, "steps"): _COUNT,
+    (StageRecipe, "batch"): Rule(low=1, high=10**6),
+    (StageRecipe, "lr"): Rule(high=10),
+    (StageRecipe, "lora_rank"): Rule(low=1, high=4096),
+    (StageRecipe, "lora_alpha"): Rule(low=1, high=10**5),
     (ProbeRecipe, "lambdas"): Rule(min_items=1, max_items=1000, high=10**9),
     (ProbeRecipe, "max_iter"): _COUNT,
     (ProbeRecipe, "tolerance"): Rule(high=1),
@@ -164,10 +172,27 @@ def _check(protocol: Protocol, place: Place) -> None:
         )
     if len(set(protocol.probe.lambdas)) != len(protocol.probe.lambdas):
         place.at("probe").at("lambdas").refuse("a value is listed twice")
-    if protocol.adapter.warmup_steps > protocol.adapter.steps:
-        place.at("adapter").at("warmup_steps").refuse(
-            "more than steps", found=str(protocol.adapter.warmup_steps)
+    adapter = protocol.adapter
+    if adapter.places == "none" and (adapter.position_words or adapter.frame_words):
+        place.at("adapter").at("places").refuse(
+            "starting words without places", expected='no words, or "learnt"'
         )
+    _check_stages(protocol, place.at("adapter"))
+
+
+def _check_stages(protocol: Protocol, place: Place) -> None:
+    adapter = protocol.adapter
+    if (protocol.llm.training == "lora") != bool(adapter.stages):
+        place.at("stages").refuse(
+            "contradict llm.training",
+            found=f'{len(adapter.stages)} stages and "{protocol.llm.training}"',
+            expected='later stages where training is "lora", and only there',
+        )
+    stages: list[AdapterRecipe | StageRecipe] = [adapter, *adapter.stages]
+    for number, stage in enumerate(stages):
+        if stage.warmup_steps > stage.steps:
+            where = place.at("stages").at(number - 1) if number else place
+            where.at("warmup_steps").refuse("more than steps", found=str(stage.warmup_steps))
 
 
 def recipe_digests(protocol: Protocol) -> dict[str, str]:

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, weighted_loss
+from harness.adapter.mixture import Mixture, choose
 from harness.adapter.module import Adapter
 from harness.adapter.optim import orthogonalise, set_progress
-from harness.adapter.train import SAVE_EVERY, Mixture, _choose, train_adapter
+from harness.adapter.train import SAVE_EVERY, train_adapter
 from harness.errors import DatasetError, IntegrityError, UsageError
 from harness.features import FeatureSet
 from harness.protocol import read_protocol
@@ -235,11 +236,11 @@ def test_a_step_asks_one_question_of_each_kind_before_a_second_of_any():
     ]
     first_two = set()
     for seed in range(40):
-        chosen = _choose(said, 4, random.Random(seed))
+        chosen = choose(said, 4, random.Random(seed))
         assert chosen[0]["kind"] == "describe" and len(chosen) == 5
         assert {c["kind"] for c in chosen[1:4]} == {"video", "place", "rec"}
         assert len({c["prompt"] for c in chosen}) == 5
         first_two.add((chosen[1]["prompt"], chosen[4]["kind"]))
     assert len(first_two) > 8, "kinds and questions are drawn, not taken in order"
-    assert len(_choose(said, 99, random.Random(0))) == 7
-    assert [c["kind"] for c in _choose(said[1:3], 1, random.Random(0))] == ["video"]
+    assert len(choose(said, 99, random.Random(0))) == 7
+    assert [c["kind"] for c in choose(said[1:3], 1, random.Random(0))] == ["video"]

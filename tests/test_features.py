@@ -24,7 +24,8 @@ from harness.errors import (
 from harness.features import extract, pool_tokens, target_grid
 from harness.images import prepare
 from harness.protocol import read_protocol
-from harness.records import ImageRecipe, InputSpec, Source, Submission, TokenRecipe, WeightFile
+from harness.recipes import ImageRecipe, TokenRecipe
+from harness.records import InputSpec, Source, Submission, WeightFile
 
 DATA = "d" * 64
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.errors import DatasetError, UnsafeInputError
 from harness.images import decode_clip, decode_rgb, prepare
-from harness.records import ImageRecipe
+from harness.recipes import ImageRecipe
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
 

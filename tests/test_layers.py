@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: list[set[str]] = [
     {"harness.errors", "harness.torchvision_shim", "harness.home", "harness.progress", "harness.tables"},
     {"harness.digest", "harness.files", "harness.seeds", "harness.fields", "harness.record_json"},
+    {"harness.recipes"},
     {"harness.records"},
     {"harness.safetensors_header"},
     {"harness.submission", "harness.protocol", "harness.task"},
+    {"harness.forecast"},
     {"harness.prompts", "harness.schemas"},
     {"harness.sample_tables"},
     {"harness.images"},

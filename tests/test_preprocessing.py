@@ -26,7 +26,7 @@ from harness.digest import canonical_json
 from harness.errors import DatasetError, UnsafeInputError, UsageError
 from harness.images import decode_rgb, prepare
 from harness.protocol import PROTOCOLS, read_protocol
-from harness.records import ImageRecipe
+from harness.recipes import ImageRecipe
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

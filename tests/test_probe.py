@@ -5,7 +5,7 @@ import pytest
 
 from harness.errors import DatasetError, UsageError
 from harness.probe import cross_fit, fit_path, fit_probe
-from harness.records import ProbeRecipe
+from harness.recipes import ProbeRecipe
 
 LAMBDAS = (1.0, 0.1, 0.01, 0.001)
 

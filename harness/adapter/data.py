@@ -89,22 +89,23 @@ def packed_logits(
     Returns:
         (M, V) float32 logits and (M,) int64 labels.
     """
-    batch = len(visual)
-    parts = [llm.embed(rows.ids)]
+    batch, device = len(visual), visual.device
+    parts = [llm.embed(rows.ids.to(device))]
     parts.insert(0, visual.to(parts[0].dtype))
     if opening:
-        parts.insert(0, llm.embed(torch.tensor(list(opening))).expand(batch, -1, -1))
+        parts.insert(0, llm.embed(torch.tensor(list(opening), device=device)).expand(batch, -1, -1))
     embeds = torch.cat(parts, 1)
     prefix = embeds.shape[1] - rows.ids.shape[1]
     # Added to the attention scores; a large finite number, since a whole row of -inf would give NaN.
-    bias = torch.zeros(rows.mask.shape).masked_fill_(~rows.mask, -1e9)
-    if torch.is_autocast_enabled("cpu"):
-        bias = bias.to(torch.get_autocast_dtype("cpu"))
+    bias = torch.zeros(rows.mask.shape).masked_fill_(~rows.mask, -1e9).to(device)
+    if torch.is_autocast_enabled(device.type):
+        bias = bias.to(torch.get_autocast_dtype(device.type))
     hidden = llm.model.model(
-        inputs_embeds=embeds, attention_mask=bias, position_ids=rows.positions, use_cache=False
+        inputs_embeds=embeds, attention_mask=bias, position_ids=rows.positions.to(device), use_cache=False
     ).last_hidden_state[:, prefix:]
-    learnt = rows.labels != IGNORE
-    return llm.model.lm_head(hidden[learnt]).float(), rows.labels[learnt]
+    labels = rows.labels.to(device)
+    learnt = labels != IGNORE
+    return llm.model.lm_head(hidden[learnt]).float(), labels[learnt]
 
 
 def weighted_loss(
@@ -125,5 +126,5 @@ def weighted_loss(
     """
     each = functional.cross_entropy(logits, labels, reduction="none")
     share = [len(e.answer) ** -length_power for row in rows for e in row for _ in e.answer]
-    weights = torch.tensor(share)
+    weights = torch.tensor(share).to(each.device)
     return (each * weights).sum() / weights.sum()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import harness
-from harness.digest import digest_arrays, digest_tree
+from harness.digest import digest_arrays, digest_file, digest_tree
 from harness.errors import DatasetError, IntegrityError, UsageError
-from harness.records import LLMRecipe
+from harness.files import read_json
+from harness.recipes import LLMRecipe
 
 IMAGE = "<image>"
 LOCAL_LLMS = {"mini-llm": Path(harness.__file__).parent / "mini" / "weights" / "llm"}
@@ -26,6 +27,10 @@ MODEL_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
+OPTIONAL_FILES = ("chat_template.jinja",)
+"""Some models keep their chat template in tokenizer_config.json."""
+FETCHED = "FETCHED.json"
+FETCH = "eyechart protocol fetch PROTOCOL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,17 @@ class LanguageModel:
     def width(self) -> int:
         """H, the width of the input embeddings."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        kind: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return kind
 
     @property
     def end_id(self) -> int:
@@ -88,44 +104,84 @@ class LanguageModel:
         return digest_arrays({k: v.detach().cpu().numpy() for k, v in self.model.state_dict().items()})
 
 
-def locate_llm(name: str) -> Path:
-    """Folder of a language model that ships with Eyechart.
+def locate_llm(name: str, llms: Path | None = None) -> Path:
+    """Folder of a language model: one that ships with Eyechart, or one that was fetched.
+
+    Args:
+        name: as a protocol says it: `mini-llm`, or a hub id.
+        llms: folder of fetched models (`Home.llms`), each in `<org>--<name>`.
 
     Raises:
-        UsageError: the protocol names a model this version does not know.
+        UsageError: it does not ship with this version, and was not fetched.
     """
-    if name not in LOCAL_LLMS:
-        raise UsageError("unknown language model", found=name, expected=", ".join(sorted(LOCAL_LLMS)))
-    return LOCAL_LLMS[name]
+    if name in LOCAL_LLMS:
+        return LOCAL_LLMS[name]
+    folder = llms / name.replace("/", "--") if llms else None
+    if folder is None or not folder.is_dir():
+        raise UsageError(
+            "language model is not here",
+            found=name,
+            expected=f"{', '.join(sorted(LOCAL_LLMS))}, or the folder {folder}" if folder else "",
+            fix=f"fetch it: {FETCH}" if folder else "",
+        )
+    return folder
 
 
 def llm_revision(folder: Path) -> str:
-    """sha256 over the model's files; what a protocol pins.
+    """What a protocol pins: the hub's revision where the model was fetched, else sha256 over its files.
+
+    A fetched model has FETCHED.json with its revision and the sha256 of each file, which are checked here.
 
     Raises:
-        IntegrityError: a file is missing.
+        IntegrityError: a file is missing, or is not the fetched one.
     """
-    if absent := [name for name in MODEL_FILES if not (folder / name).is_file()]:
+    present = [name for name in MODEL_FILES if (folder / name).is_file()]
+    absent = [name for name in MODEL_FILES if name not in present and name not in OPTIONAL_FILES]
+    note = folder / FETCHED
+    listed = read_json(note)["files"] if note.is_file() else {}
+    if absent := absent or [name for name in listed if not (folder / name).is_file()]:
         raise IntegrityError(
             "file of the language model is missing",
             where=f"{folder.name}/{absent[0]}",
-            fix="restore the files from git",
+            fix="fetch it again: eyechart protocol fetch PROTOCOL"
+            if listed
+            else "restore the files from git",
         )
-    return digest_tree({name: folder / name for name in MODEL_FILES})
+    if not listed:
+        return digest_tree({name: folder / name for name in present})
+    for name, recorded in listed.items():
+        if (found := digest_file(folder / name)) != recorded:
+            raise IntegrityError(
+                "file of the language model has changed",
+                where=f"{folder.name}/{name}",
+                found=found[:16],
+                expected=recorded[:16],
+                fix=f"remove the folder and fetch it again: {FETCH}",
+            )
+    return str(read_json(note)["revision"])
 
 
-def load_llm(recipe: LLMRecipe, folder: Path | None = None) -> LanguageModel:
-    """Load the protocol's language model, float32, evaluation mode, eager attention.
+def load_llm(
+    recipe: LLMRecipe, folder: Path | None = None, *, llms: Path | None = None, device: str = "cpu"
+) -> LanguageModel:
+    """Load the protocol's language model, float32, evaluation mode.
+
+    Args:
+        recipe: name and revision.
+        folder: another place than the name's.
+        llms: folder of fetched models.
+        device: where it computes.
 
     Raises:
         IntegrityError: the files are not those the protocol pins.
+        UsageError: it is not here.
     """
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a fraction of a second of loading needs no bar of its own
 
-    place = folder or locate_llm(recipe.name)
+    place = folder or locate_llm(recipe.name, llms)
     if (found := llm_revision(place)) != recipe.revision:
         raise IntegrityError(
             "language model differs from the protocol's revision",
@@ -134,7 +190,8 @@ def load_llm(recipe: LLMRecipe, folder: Path | None = None) -> LanguageModel:
             expected=recipe.revision[:16],
             fix="restore the files from git, or use the protocol that pins these",
         )
-    # Eager: on CPUs the fused kernel's backward pass is slower at these sizes (docs/performance.md).
-    model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager")
+    # Eager on CPUs, where the fused kernel's backward pass is slower at these sizes (docs/performance.md).
+    attention = "eager" if device == "cpu" else "sdpa"
+    model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation=attention)
     # Not AutoTokenizer: by the name in config.json it would rebuild Qwen2's own pre-tokeniser.
-    return LanguageModel(model.eval(), PreTrainedTokenizerFast.from_pretrained(place))
+    return LanguageModel(model.eval().to(device), PreTrainedTokenizerFast.from_pretrained(place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from harness.adapter.llm import LanguageModel
 from harness.errors import UsageError
-from harness.records import AdapterRecipe
+from harness.recipes import AdapterRecipe
 
 
 class Adapter(nn.Module):
@@ -39,6 +40,9 @@ class Adapter(nn.Module):
         self.out = nn.Linear(sizes[-1], llm.width)
         self.position = nn.Parameter(_start(llm, recipe.position_words, num_tokens, "position_words"))
         self.frame_position = nn.Parameter(_start(llm, recipe.frame_words, num_frames, "frame_words"))
+        if recipe.places == "none":
+            self.position.requires_grad_(False)
+            self.frame_position.requires_grad_(False)
         self.gain = nn.Parameter(torch.tensor(1.0))
         scale = llm.model.get_input_embeddings().weight.detach().float().std()
         self.register_buffer("scale", scale.clone())
@@ -63,10 +67,22 @@ class Adapter(nn.Module):
         for i, layer in enumerate(self.layers):
             step = functional.gelu(layer(hidden))
             hidden = step if i == 0 else hidden + step
-        visual: Tensor = self.out(hidden) * self.scale * self.gain + self.position
+        visual: Tensor = self.out(hidden) * self.scale * self.gain + self._places(tokens.shape[-2])
         if tokens.ndim == 4:
             visual = (visual + self.frame_position[:, None]).flatten(1, 2)
         return visual
+
+    def _places(self, count: int) -> Tensor:
+        """(count, H): the vectors of the tokens' places, averaged over the cells of a coarser square grid.
+
+        Frames of a clip may have fewer tokens than an image; a cell lies where the cells it covers lie.
+        """
+        if count == len(self.position):
+            return self.position
+        side, new = math.isqrt(len(self.position)), math.isqrt(count)
+        grid = self.position.T.reshape(1, -1, side, side)
+        pooled: Tensor = functional.adaptive_avg_pool2d(grid, new).flatten(2)[0].T
+        return pooled
 
 
 def _start(llm: LanguageModel, words: Sequence[str], count: int, name: str) -> Tensor:

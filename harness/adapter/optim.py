@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -62,9 +63,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimisers(
-    modules: dict[str, nn.Module], muon_lr: float, adam_lr: float
+    modules: dict[str, nn.Module], matrix_lr: float, adam_lr: float, kind: Literal["muon", "adamw"] = "muon"
 ) -> list[torch.optim.Optimizer]:
-    """Muon for weights of two and more dimensions, AdamW for embeddings, biases, norms and scalars.
+    """Muon or AdamW for weights of two and more dimensions, AdamW for embeddings, biases, norms and scalars.
 
     Each group carries `base_lr`; `set_progress` multiplies it.
     """
@@ -80,13 +81,17 @@ def build_optimisers(
             (others if parameter.ndim < 2 or is_table else matrices).append(parameter)
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimisers.append(Muon(matrices, muon_lr))
+        optimisers.append(Muon(matrices, matrix_lr) if kind == "muon" else _adamw(matrices, matrix_lr))
     if others:
-        optimisers.append(torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0))
+        optimisers.append(_adamw(others, adam_lr))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["base_lr"] = group["lr"]
     return optimisers
+
+
+def _adamw(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def set_progress(
@@ -122,11 +127,11 @@ def save_training(
     }
     for name, module in modules.items():
         for key, value in module.state_dict().items():
-            tensors[f"module.{name}.{key}"] = value.detach().clone().contiguous()
+            tensors[f"module.{name}.{key}"] = value.detach().cpu().clone().contiguous()
     for i, optimiser in enumerate(optimisers):
         for j, entry in optimiser.state_dict()["state"].items():
             for key, value in entry.items():
-                tensors[f"optimiser.{i}.{j}.{key}"] = value.detach().clone().contiguous()
+                tensors[f"optimiser.{i}.{j}.{key}"] = value.detach().cpu().clone().contiguous()
     # safetensors has no checksum, and one flipped bit of a momentum would move every later step unseen.
     tensors["sha256"] = torch.tensor(list(bytes.fromhex(_digest(tensors))), dtype=torch.uint8)
     write_atomic(path, save(tensors))

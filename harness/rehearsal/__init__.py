@@ -1,5 +1,5 @@
-"""Miniature repositories shaped as the hub's, drawn from the procedural world.
+"""The main suite in miniature: its code from end to end, on data made here. Its numbers mean nothing.
 
-They let the whole road of the real datasets be walked without a network and without a photograph: import,
-prepare, measure. No number made from them says anything about an encoder.
+Repositories shaped as the hub's are drawn from the procedural world: importing, preparing and measuring
+them needs no network and no photograph.
 """
