@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import prepared
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from harness.data import open_split
 from harness.digest import digest_file
 from harness.errors import UsageError
 from harness.images import decode_clip, decode_rgb
@@ -22,6 +24,7 @@ from harness.prompts import LETTERS
 from harness.rehearsal import hub_schemas
 from harness.rehearsal.conversations import BOX_OF_PHRASE, PLACEHOLDER
 from harness.rehearsal.raw import REC_SPLITS, WRITERS, write_raw
+from harness.task import known_tasks, read_task
 
 ROWS = 10
 SHARDS = {
@@ -263,3 +266,18 @@ def test_the_preparer_of_the_tests_keeps_the_layout(raw, tmp_path):
     assert all((folder / row["image"]).is_file() for row in rows)
     assert len({row["question_id"] for row in rows}) == len(rows)
     assert pq.read_schema(folder / "test.parquet").names == schemas.REC_SCHEMA.names
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_importer_takes_them_as_it_takes_the_hubs(raw, name, tmp_path):
+    """And every task on the dataset opens: each row asked, each picture decoded."""
+    make = pytest.importorskip("harness.datasets.make")
+    spec = pytest.importorskip("harness.datasets.specs").find_spec(name)
+    made = make.import_dataset(spec, raw / name, tmp_path, make.Given(partial=True))
+    assert sum(made.rows.values()) > 0
+    for task in [
+        task for task in map(read_task, known_tasks()) if (task.suite, task.dataset) == ("main", name)
+    ]:
+        split = open_split(replace(task, num_expected=made.rows[task.split]), tmp_path, 2)
+        for i in range(len(split.media.keys)):
+            assert split.media.load(i).ndim == 3
