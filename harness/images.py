@@ -12,6 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, struct.error)
 """What PIL's decoders raise on damaged bytes; UnidentifiedImageError is an OSError."""
+_SLACK_S = Fraction(1, 10)
+"""How much sooner than it says a file's last packet may end: sound is padded to whole blocks."""
 _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
@@ -204,8 +207,10 @@ def decode_clip(source: str | Path | bytes, frames: int, where: str = "") -> lis
     """Decode evenly spaced frames of a video, from the first packet to the last.
 
     The clip's duration is cut into `frames` equal spans; the picture on screen at the centre of each
-    is taken, so a short clip may give one picture twice. There is no seeking: what a seek returns
-    depends on key frames and on the library's version.
+    is taken, so a clip of fewer pictures gives some of them twice, in order. Times are those of the
+    pictures, counted from the first one, so a variable frame rate needs no care. There is no seeking:
+    what a seek returns depends on key frames and on the library's version. Cover art is no video;
+    pixels are taken as square.
 
     Args:
         source: path, or the file's bytes.
@@ -223,16 +228,34 @@ def decode_clip(source: str | Path | bytes, frames: int, where: str = "") -> lis
 
     where = where or ("clip" if isinstance(source, bytes) else str(source))
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-            # A file cut inside its index has a stream of which not even the codec is known.
-            if not container.streams.video or container.streams.video[0].codec_context is None:
-                raise _broken_clip(where, "no readable video stream")
-            stream = container.streams.video[0]
+        with _open_clip(source) as container:
+            stream = _video_stream(container, where)
             _refuse_bomb(stream.width, stream.height, where)
-            pictures = _frames_at_centres(container, stream, frames, where)
+            if stream.duration:
+                duration = stream.duration * stream.time_base
+            else:
+                duration = _measured_duration(source, where)
+            pictures = _frames_at_centres(container, stream, frames, duration, where)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _broken_clip(where, f"{type(error).__name__}: {error}") from error
     return pictures
+
+
+def _open_clip(source: str | Path | bytes) -> Any:
+    import av
+
+    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+
+
+def _video_stream(container: Any, where: str) -> Any:
+    """The first video stream that is no cover art."""
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        # A file cut inside its index has a stream of which not even the codec is known.
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise _broken_clip(where, "no readable video stream")
 
 
 def _broken_clip(where: str, found: str) -> DatasetError:
@@ -245,34 +268,73 @@ def _broken_clip(where: str, found: str) -> DatasetError:
     )
 
 
-def _frames_at_centres(container: Any, stream: Any, frames: int, where: str) -> list[RGB]:
-    """One sequential pass; a picture is converted only when a wanted time falls on it."""
-    interval = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    declared = int(stream.frames)
-    duration = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    duration = duration or (container.duration or 0) / 1_000_000 or declared * interval
-    if duration <= 0:
+def _frame_interval(stream: Any) -> Fraction:
+    """Mean seconds between two pictures; only a guess where no time is written."""
+    return 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(1, 25)
+
+
+def _measured_duration(source: str | Path | bytes, where: str) -> Fraction:
+    """Seconds that the video spans by its packets, in files that only say how long all streams together are.
+
+    WebM and Matroska are such files, and sound often runs longer than pictures. One pass without decoding.
+
+    Raises:
+        DatasetError: no times in it, or all streams end before the file says it does.
+    """
+    with _open_clip(source) as container:
+        stream = _video_stream(container, where)
+        interval = _frame_interval(stream)
+        starts: list[Fraction] = []
+        end = last = Fraction(0)
+        for packet in container.demux():
+            if packet.pts is None:
+                continue
+            moment = packet.pts * packet.time_base
+            after = moment + (packet.duration or 0) * packet.time_base
+            last = max(last, after)
+            if packet.stream.index == stream.index:
+                starts.append(moment)
+                end = max(end, after, moment + interval)
+        declared = Fraction(container.duration or 0, 1_000_000)
+    if not starts or end <= min(starts):
         raise _broken_clip(where, "no duration")
-    wanted = [(k + 0.5) * duration / frames for k in range(frames)]
+    if max(last, end) < declared - 2 * interval - _SLACK_S:
+        raise _broken_clip(where, f"{float(max(last, end)):.2f} of {float(declared):.2f} s")
+    return end - min(starts)
+
+
+def _frames_at_centres(container: Any, stream: Any, frames: int, duration: Fraction, where: str) -> list[RGB]:
+    """One sequential pass; a picture is converted only when a wanted time falls on it.
+
+    Times are fractions: a wanted time often is the very moment at which a picture begins, and that picture
+    is then the one, whatever a float's last bit would say.
+    """
+    interval, declared = _frame_interval(stream), int(stream.frames)
+    wanted = [(2 * k + 1) * duration / (2 * frames) for k in range(frames)]
     pictures: list[RGB] = []
     shown: Any = None
-    start, end, decoded = 0.0, 0.0, 0
-    for frame in container.decode(stream):
-        moment = frame.time if frame.time is not None else decoded * interval
-        if decoded == 0:
-            start = moment  # files may start at any time; spans count from the first picture
-        moment -= start
-        while len(pictures) < frames and shown is not None and moment > wanted[len(pictures)]:
-            pictures.append(_picture(shown))
-        shown, end, decoded = frame, moment + interval, decoded + 1
-    while len(pictures) < frames and shown is not None and wanted[len(pictures)] <= end:
-        pictures.append(_picture(shown))
-    # Edit lists hide a frame or two of honest files; a cut file lacks a wanted picture or many frames.
-    if len(pictures) < frames or decoded < declared - 2:
+    start = end = Fraction(0)
+    decoded = given = hidden = 0
+    for packet in container.demux(stream):
+        given += packet.size > 0
+        hidden += packet.is_discard
+        for frame in packet.decode():
+            moment = frame.pts * frame.time_base if frame.pts is not None else decoded * interval
+            if decoded == 0:
+                start = moment  # files may start at any time; spans count from the first picture
+            moment -= start
+            while len(pictures) < frames and shown is not None and moment > wanted[len(pictures)]:
+                pictures.append(_picture(shown))
+            shown, end, decoded = frame, moment + interval, decoded + 1
+    # A cut file ends early and lacks pictures. A last picture may be held long, and an edit list, left by
+    # whoever trimmed the clip, may hide pictures: an honest file has one of the two, not both.
+    early = end < duration - 2 * interval
+    cut = early and (declared == 0 or decoded + hidden < declared - 2)
+    if shown is None or cut or decoded + hidden < given - 2:
         raise _broken_clip(
-            where, f"{decoded} of {declared or 'unknown'} frames, {end:.2f} of {duration:.2f} s"
+            where, f"{decoded} of {declared or given} frames, {float(end):.2f} of {float(duration):.2f} s"
         )
-    return pictures
+    return pictures + [_picture(shown)] * (frames - len(pictures))
 
 
 def _picture(frame: Any) -> RGB:

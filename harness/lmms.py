@@ -272,7 +272,8 @@ def scorer_digest(task: Task, tasks_dir: Path | None = None) -> str:
     """sha256 of all code that turns an answer into a score. Imports lmms-eval unless the task is a probe.
 
     It covers lmms-eval's version, the source of every lmms-eval function, class and constant reachable from
-    the task's scoring and aggregation functions, the task's utils.py and `Scorer` here.
+    the task's scoring and aggregation functions, the task's utils.py, the files it borrows rules from, and
+    `Scorer` here.
     """
     if task.scorer == prompts.PROBE_SCORER:
         return digest_json({"scorer": task.scorer, "rule": "1 if the predicted label is the label, else 0"})
@@ -295,16 +296,19 @@ def _digest_code(task: Task, score: FunctionType, aggregate: FunctionType | str)
 
         aggregate = get_aggregation(aggregate)
     rules = [item for item in score.__globals__.values() if isinstance(item, FunctionType)]
-    return digest_json(
-        {
-            "lmms_eval": _version(),
-            "metric": task.metric,
-            "scorer": task.scorer,
-            "sources": reachable_sources([*rules, aggregate]),
-            "task": Path(score.__code__.co_filename).read_text(encoding="utf-8"),
-            "harness": inspect.getsource(Scorer),
-        }
-    )
+    facts = {
+        "lmms_eval": _version(),
+        "metric": task.metric,
+        "scorer": task.scorer,
+        "sources": reachable_sources([*rules, aggregate]),
+        "task": Path(score.__code__.co_filename).read_text(encoding="utf-8"),
+        "harness": inspect.getsource(Scorer),
+    }
+    # A rule that a task takes from another task's file; without one the digest is as it always was.
+    borrowed = {Path(rule.__code__.co_filename) for rule in rules} - {Path(score.__code__.co_filename)}
+    if texts := sorted(path.read_text(encoding="utf-8") for path in borrowed):
+        facts["borrowed"] = texts
+    return digest_json(facts)
 
 
 def reachable_sources(items: Iterable[Any]) -> dict[str, str]:

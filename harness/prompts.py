@@ -23,7 +23,9 @@ BOX_REQUEST = (
     "bottom-right y). All values are floating point numbers bounded between 0 and 1. Please provide the "
     "bounding box coordinate of the region this sentence describes: "
 )
+LETTER_REQUEST = "\nAnswer with the option's letter from the given choices directly."
 LETTERS = ("A", "B", "C", "D", "E")
+THREE_LETTERS = LETTERS[:3]
 
 Row = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -57,6 +59,12 @@ def _choice_prompt(row: Row) -> str:
     return "\n".join(lines)
 
 
+def _three_way_prompt(row: Row) -> str:
+    # Unlike NExT-QA's, nothing is stripped here; lmms-eval calls every option after the second one "C".
+    lines = [f"\n{THREE_LETTERS[min(i, 2)]}. {option}" for i, option in enumerate(row["options"])]
+    return "".join([row["question"], *lines, LETTER_REQUEST])
+
+
 def format_box(box: Sequence[float], decimals: int = 2) -> str:
     """A box as an answer spells it: `[0.12, 0.34, 0.50, 0.75]`, x1 y1 x2 y2 in 0-1."""
     return "[" + ", ".join(f"{value:.{decimals}f}" for value in box) + "]"
@@ -69,6 +77,11 @@ def _question_id(row: Row) -> str:
 def _clip_question_id(row: Row) -> str:
     # NExT-QA numbers questions within a video, so `qid` alone names several rows.
     return f"{row['video']}-{row['qid']}"
+
+
+def _staged_question_id(row: Row) -> str:
+    # Perception Test numbers questions within a video, too.
+    return f"{row['video']}-{row['question_id']}"
 
 
 _QUESTIONS: dict[str, _Question] = {
@@ -92,6 +105,12 @@ _QUESTIONS: dict[str, _Question] = {
         references=lambda row: (LETTERS[row["answer"]],),
         sample_id=_clip_question_id,
         options=LETTERS,
+    ),
+    "lmms_eval.tasks.perceptiontest.val.utils.perceptiontest_val_process_results_mc": _Question(
+        prompt=_three_way_prompt,
+        references=lambda row: (THREE_LETTERS[int(row["answer_id"])],),
+        sample_id=_staged_question_id,
+        options=THREE_LETTERS,
     ),
 }
 
@@ -125,7 +144,7 @@ def references(task: Task, row: Row) -> tuple[str, ...]:
 
 def options(task: Task, row: Row) -> tuple[str, ...]:
     """Letters a multiple choice is decoded over; empty for every other kind."""
-    del row  # every choice task so far has the same letters in every row
+    del row  # letters differ by task, not yet by row
     return () if task.scorer == PROBE_SCORER else _question(task).options
 
 
@@ -161,3 +180,5 @@ def _from_row(task: Task, row: Row, read: Callable[[Row], _T]) -> _T:
         raise DatasetError(
             "column is missing", where=task.name, found=", ".join(sorted(row)), expected=str(error.args[0])
         ) from error
+    except (IndexError, ValueError) as error:
+        raise DatasetError("row does not fit its task", where=task.name, found=str(error)) from error

@@ -91,6 +91,40 @@ def video_rows(number: int, draw: random.Random) -> list[dict]:
     return rows
 
 
+ODD_TEXTS = (
+    "", " ", "trailing  ", "  both ", "ÉCOLE İstanbul ß?", "ALL CAPS", "tab\there",
+    "A. not an option\nB. nor this", "🙂 é ﬁ", "{question} %s <image>", "Straße\u00a0\u2028",
+    "ǆ titlecase", "'quoted' \\n",
+)  # fmt: skip
+"""Questions and options that a real row may hold and a careless prompt would change."""
+
+
+def perception_rows(number: int, draw: random.Random) -> list[dict]:
+    rows = []
+    for i in range(number):
+        row = dict(video=f"video_{i // 2}", video_name=f"video_{i // 2}", question=" What happens? ")
+        row |= dict(question_id=str(i % 2), options=draw.sample(["a ring", " left", "B", "", "A man"], 3))
+        row |= dict(answer_id=str(draw.randrange(3)), area="physics", reasoning="descriptive", tag=["motion"])
+        rows.append(row)
+    return rows
+
+
+def odd_variants(row: dict) -> list[dict]:
+    """The row with each odd text as its question, as its expression, and as its options."""
+    variants = []
+    for i, text in enumerate(ODD_TEXTS):
+        odd = {**row, "question": text}
+        if isinstance(row.get("answer"), str):
+            odd["answer"] = text
+        choices = [ODD_TEXTS[(i + k) % len(ODD_TEXTS)] for k in range(5)]
+        if "a0" in row:
+            odd |= {f"a{k}": choice for k, choice in enumerate(choices)}
+        if "options" in row:
+            odd["options"] = choices[:3]
+        variants.append(odd)
+    return variants
+
+
 ROWS = dict(zip(TASK_NAMES, (vqa_rows, signs_rows, rec_rows, video_rows), strict=True))
 
 

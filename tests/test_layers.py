@@ -197,7 +197,10 @@ def test_heavy_library_has_one_door(library):
 def test_tasks_import_little():
     allowed = set(sys.stdlib_module_names) | {"lmms_eval", "numpy", "PIL", "nltk", "huggingface_hub"}
     for path in sorted((ROOT / "tasks").rglob("*.py")):
-        tops = {i.split(".")[0] for i in imports_of("tasks." + path.stem, path)}
+        found = imports_of("tasks." + path.stem, path)
+        # Pictures by reference are read by one piece of code, here and in `eyechart run`.
+        found -= {"harness.images", "harness.media"} if path.name == "media.py" else set()
+        tops = {i.split(".")[0] for i in found}
         assert tops <= allowed, f"{path.relative_to(ROOT)} imports {sorted(tops - allowed)}"
 
 

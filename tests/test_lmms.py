@@ -19,11 +19,13 @@ import pytest
 from harness import lmms, prompts
 from harness.errors import DatasetError, IntegrityError, InternalError, UsageError
 from harness.files import write_parquet
+from harness.protocol import read_protocol
 from harness.scoring import ScoreJob, read_scores, score_in_process
 from harness.task import TASKS, read_task
 
 TASK_NAMES = lmms_rows.TASK_NAMES
 VQA, SIGNS, REC, VIDEO = TASK_NAMES
+PERCEPTION = "eyechart_perceptiontest_mc"
 ORIGINAL = {
     VQA: ("vqav2.utils", "vqav2_process_results_val"),
     SIGNS: ("textvqa.utils", "textvqa_process_results"),
@@ -172,6 +174,38 @@ def test_choices_are_one_letter_and_never_guessed(monkeypatch):
     assert [scorer.judge(row, letter)[0] for letter in "ABCDE"].count(1.0) == 1
     for answer in ("", "F", "a", f"({right})", f"{right}.", f"{right} or B", row[f"a{row['answer']}"], "AB"):
         assert scorer.judge(row, answer) == (0.0, "unparsed"), answer
+
+
+def test_three_letters_are_parsed_strictly():
+    row = lmms_rows.perception_rows(1, random.Random(1))[0]
+    scorer = make_scorer(PERCEPTION, [row])
+    right = "ABC"[int(row["answer_id"])]
+    assert scorer.judge(row, f" {right}\n") == (1.0, "scored")
+    assert [scorer.judge(row, letter)[0] for letter in "ABC"].count(1.0) == 1
+    for answer in ("", "D", "a", f"({right})", f"{right}.", f"A man opens {right}", row["options"][0]):
+        assert scorer.judge(row, answer) == (0.0, "unparsed"), answer
+    # What lmms-eval would have said: the article is a letter.
+    original = importlib.import_module("lmms_eval.tasks.perceptiontest.val.utils")
+    guessed = original.perceptiontest_val_process_results_mc({**row, "answer_id": "0"}, ["A man opens B"])
+    assert guessed["accuracy"]["correct"] == 1
+    for wrong, message in (({"options": ["a", "b"]}, "2 options"), ({"answer_id": "3"}, "answer number 3")):
+        with pytest.raises(DatasetError, match=message):
+            scorer.check({**row, **wrong}, "s")
+
+
+def test_reference_boxes_may_leave_the_picture_by_a_rounding_only():
+    """COCO's floats do; the row is scored as it is, by the rules of the mini task."""
+    row = lmms_rows.make_rows(REC, 1)[0]
+    scorer = make_scorer("eyechart_refcoco_testa", [row])
+    for box in ([-0.001, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0004, 1.0]):
+        scorer.check({**row, "bbox": box}, "s")
+        answer = prompts.format_box([min(1, max(0, value)) for value in box])
+        assert scorer.judge({**row, "bbox": box}, answer) == (1.0, "scored")
+    for box in ([-0.1, 0, 0.5, 0.5], [0.5, 0.5, 1.1, 1.0], [0.5, 0.5, 0.5, 0.6], [float("nan"), 0, 0.5, 0.5]):
+        with pytest.raises(DatasetError, match="reference box"):
+            scorer.check({**row, "bbox": box}, "s")
+    for answer, expected in BOXES.items():
+        assert scorer.judge(row, answer) == (expected[1], expected[0]), answer
 
 
 def test_word_lists_are_not_fetched(monkeypatch):
@@ -349,6 +383,30 @@ def test_digests_differ_and_follow_the_code(tmp_path):
     rules = tasks / REC / "utils.py"
     rules.write_text(rules.read_text(encoding="utf-8").replace("0 <= value <= 1", "-1 <= value <= 2"))
     assert lmms.scorer_digest(read_task(REC, tasks), tasks) != digests[REC]
+
+
+def test_borrowed_rules_are_part_of_the_digest(tmp_path):
+    """The real RefCOCO sets take parser and score from the mini task's file."""
+    name = "eyechart_refcocog_test"
+    tasks = lmms_rows.write_suite(tmp_path, {})
+    before = lmms.scorer_digest(read_task(name, tasks), tasks)
+    assert before == lmms.scorer_digest(read_task(name))
+    other = "eyechart_refcoco_testb"
+    assert lmms.scorer_digest(read_task(other, tasks), tasks) == before
+    rules = tasks / REC / "utils.py"
+    rules.write_text(rules.read_text(encoding="utf-8").replace("0 <= value <= 1", "-1 <= value <= 2"))
+    assert lmms.scorer_digest(read_task(name, tasks), tasks) != before
+    # All of lmms-eval that scores is found through the borrowed functions.
+    scorer = make_scorer(name, lmms_rows.make_rows(REC, 1))
+    sources = lmms.reachable_sources([scorer.rules["mini_score"], scorer.aggregate])
+    assert any(source.endswith("utils_rec.parse_float_sequence_within") for source in sources)
+
+
+def test_the_scorers_are_those_of_the_results_of_record():
+    files = (TASKS.parent / "results" / "mini").rglob("scores-*.parquet")
+    of_record = {path.stem.removeprefix("scores-") for path in files}
+    tasks = read_protocol("mini").tasks
+    assert of_record == {lmms.scorer_digest(read_task(name))[:12] for name in tasks}
 
 
 # ---- plain lmms-eval --------------------------------------------------------------------------------------

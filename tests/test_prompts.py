@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,17 +14,37 @@ import pytest
 
 from harness import prompts
 from harness.errors import DatasetError, UsageError
-from harness.task import read_task
+from harness.task import known_tasks, read_task
 
+REC_YAML = {
+    "eyechart_refcoco_testa": "refcoco/refcoco_bbox_rec_testA.yaml",
+    "eyechart_refcoco_testb": "refcoco/refcoco_bbox_rec_testB.yaml",
+    "eyechart_refcocoplus_val": "refcoco+/refcoco+_bbox_rec_val.yaml",
+    "eyechart_refcocoplus_testa": "refcoco+/refcoco+_bbox_rec_testA.yaml",
+    "eyechart_refcocoplus_testb": "refcoco+/refcoco+_bbox_rec_testB.yaml",
+    "eyechart_refcocog_test": "refcocog/refcocog_bbox_rec_test.yaml",
+}
+# Ours -> lmms-eval's own task, and what makes rows of its schema.
 BUILT_IN = {
-    "eyechart_mini_vqa": ("vqav2/vqav2_val.yaml", 40),
-    "eyechart_mini_signs": ("textvqa/textvqa_val.yaml", 40),
-    "eyechart_mini_rec": ("refcoco/refcoco_bbox_rec_val.yaml", 20),
-    "eyechart_mini_video": ("nextqa/nextqa_mc_test.yaml", 40),
+    "eyechart_mini_vqa": ("vqav2/vqav2_val.yaml", lmms_rows.vqa_rows),
+    "eyechart_mini_signs": ("textvqa/textvqa_val.yaml", lmms_rows.signs_rows),
+    "eyechart_mini_rec": ("refcoco/refcoco_bbox_rec_val.yaml", lmms_rows.rec_rows),
+    "eyechart_mini_video": ("nextqa/nextqa_mc_test.yaml", lmms_rows.video_rows),
+    "eyechart_vqav2_val": ("vqav2/vqav2_val.yaml", lmms_rows.vqa_rows),
+    "eyechart_vqav2_16k": ("vqav2/vqav2_val.yaml", lmms_rows.vqa_rows),
+    "eyechart_textvqa_val": ("textvqa/textvqa_val.yaml", lmms_rows.signs_rows),
+    **{name: (path, lmms_rows.rec_rows) for name, path in REC_YAML.items()},
+    "eyechart_nextqa_mc": ("nextqa/nextqa_mc_test.yaml", lmms_rows.video_rows),
+    "eyechart_perceptiontest_mc": ("perceptiontest/val/perceptiontest_mc.yaml", lmms_rows.perception_rows),
 }
 
 
-@pytest.mark.parametrize("name", lmms_rows.TASK_NAMES)
+def test_every_task_that_asks_is_compared():
+    asking = {name for name in known_tasks() if read_task(name).kind != "probe"}
+    assert asking == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_prompt_is_lmms_evals_own(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     from harness.lmms import load_peer
@@ -34,14 +55,35 @@ def test_prompt_is_lmms_evals_own(name, monkeypatch, tmp_path):
     from lmms_eval.utils import load_yaml_config
 
     monkeypatch.setattr(nltk, "download", lambda *a, **k: False)
-    path, number = BUILT_IN[name]
+    path, make = BUILT_IN[name]
     config = load_yaml_config(str(Path(lmms_eval.tasks.__file__).parent / path), mode="full")
     ours = load_yaml_config(str(lmms_rows.TASKS / name / f"{name}.yaml"), mode="full")
     task = read_task(name)
-    for row in lmms_rows.make_rows(name, number):
+    rows = make(20, random.Random(name))
+    for row in [*rows, *lmms_rows.odd_variants(rows[0])]:
         expected = _prompt(config, row)
         assert prompts.build_prompt(task, row) == expected
         assert _prompt(ours, row) == expected
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_generation_stops_where_lmms_evals_own_task_stops(name, monkeypatch, tmp_path):
+    """The same stop texts, greedy; a limit of lmms-eval's is kept, and ours stands where it has none."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    from lmms_eval.utils import load_yaml_config
+
+    from harness.lmms import load_peer
+
+    load_peer()
+    import lmms_eval.tasks
+
+    path, _ = BUILT_IN[name]
+    config = load_yaml_config(str(Path(lmms_eval.tasks.__file__).parent / path), mode="simple")
+    ours = load_yaml_config(str(lmms_rows.TASKS / name / f"{name}.yaml"), mode="simple")
+    theirs, own = config.get("generation_kwargs", {}), ours["generation_kwargs"]
+    assert own.get("until") == theirs.get("until")
+    assert own["max_new_tokens"] == theirs.get("max_new_tokens", own["max_new_tokens"])
+    assert not own.get("do_sample", False)
 
 
 def _prompt(config, row):
@@ -91,8 +133,22 @@ def test_references_are_answers_that_score():
 
 def test_options_only_for_choices():
     assert prompts.options(read_task("eyechart_mini_video"), {}) == ("A", "B", "C", "D", "E")
+    assert prompts.options(read_task("eyechart_perceptiontest_mc"), {}) == ("A", "B", "C")
     assert prompts.options(read_task("eyechart_mini_vqa"), {}) == ()
     assert prompts.options(read_task("eyechart_mini_probe"), {}) == ()
+
+
+def test_questions_of_a_video_are_told_apart():
+    task = read_task("eyechart_perceptiontest_mc")
+    rows = lmms_rows.perception_rows(10, random.Random(0))
+    names = [prompts.sample_id(task, row) for row in rows]
+    assert names[:3] == ["video_0-0", "video_0-1", "video_1-0"]
+    assert len(set(names)) == 10
+    assert [prompts.cluster(task, row) for row in rows[:3]] == ["video_0", "video_0", "video_1"]
+    assert prompts.references(task, {"answer_id": "2"}) == ("C",)
+    for wrong in ("3", "x"):
+        with pytest.raises(DatasetError, match="does not fit"):
+            prompts.references(task, {"answer_id": wrong})
 
 
 def test_probe_samples_are_named_by_row():

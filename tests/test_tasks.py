@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import lmms_rows
 import pyarrow as pa
@@ -16,17 +17,54 @@ from harness.task import TASKS, known_tasks, read_task
 
 MINI = ("digits", "probe", "rec", "signs", "video", "vqa")
 NAMES = tuple(f"eyechart_mini_{name}" for name in MINI)
+MAIN = tuple(name for name in known_tasks() if name not in NAMES)
+# Task -> dataset, split, rows, chance: issue 5's list, with the counts of the dataset cards and papers.
+EXPECTED = {
+    "eyechart_vqav2_val": ("vqav2", "validation", 214_354, 0),
+    "eyechart_vqav2_16k": ("vqav2", "validation_16k", 16_384, 0),
+    "eyechart_textvqa_val": ("textvqa", "validation", 5_000, 0),
+    "eyechart_refcoco_testa": ("refcoco", "testA", 5_657, 0),
+    "eyechart_refcoco_testb": ("refcoco", "testB", 5_095, 0),
+    "eyechart_refcocoplus_val": ("refcocoplus", "val", 10_758, 0),
+    "eyechart_refcocoplus_testa": ("refcocoplus", "testA", 5_726, 0),
+    "eyechart_refcocoplus_testb": ("refcocoplus", "testB", 4_889, 0),
+    "eyechart_refcocog_test": ("refcocog", "test", 9_602, 0),
+    "eyechart_nextqa_mc": ("nextqa", "test", 8_564, 1 / 5),
+    "eyechart_perceptiontest_mc": ("perceptiontest", "validation", 19_140, 1 / 3),
+    "eyechart_imagenet_probe": ("imagenet", "validation", 50_000, 1 / 1000),
+}
 
 
 def test_the_mini_suite_has_six_tasks():
     assert set(NAMES) <= set(known_tasks())
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_main_suite_is_the_issues():
+    tasks = {name: read_task(name) for name in MAIN}
+    assert {n: (t.dataset, t.split, t.num_expected, t.chance) for n, t in tasks.items()} == EXPECTED
+    assert {task.suite for task in tasks.values()} == {"main"}
+    assert {task.dataset_digest for task in tasks.values()} == {"UNPINNED"}
+
+
+def test_tasks_of_one_kind_differ_only_in_their_data():
+    """`include` is refused, so that a digest covers its whole task: what is repeated must not drift."""
+    own = "task|test_split|title|description|dataset|num_expected|gating_margin|doc_to_visual"
+
+    def shape(name: str) -> list[str]:
+        lines = (TASKS / name / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        data = re.compile(rf" *({own}):| +\w+: \.\./\.\./|    [A-Z]")
+        return [line for line in lines if not data.match(line)]
+
+    for word in ("refcoco", "vqav2"):
+        kinds = [name for name in MAIN if word in name]
+        assert len(kinds) > 1
+        assert all(shape(name) == shape(kinds[0]) for name in kinds), word
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MAIN])
 def test_task_is_read_and_described(name):
     task = read_task(name)
-    assert task.suite == "mini"
-    assert task.dataset in schemas.SCHEMAS
+    assert task.suite == "main" or task.dataset in schemas.SCHEMAS
     assert (task.kind == "probe") == (task.scorer == PROBE_SCORER)
     readme = (TASKS / name / "README.md").read_text(encoding="utf-8")
     for heading in ("## Input", "## Prompt", "## Output", "## Metric", "## Strict parse"):

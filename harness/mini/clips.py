@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,12 +90,22 @@ def render_frame(clip: Clip, frame: int) -> NDArray[np.uint8]:
 
 def encode_mp4(clip: Clip) -> bytes:
     """The clip as an MPEG-4 mp4 of NUM_FRAMES frames at FPS; the same clip gives the same bytes."""
+    return encode_frames([render_frame(clip, i) for i in range(NUM_FRAMES)], FPS)
+
+
+def encode_frames(pictures: Sequence[NDArray[np.uint8]], rate: int) -> bytes:
+    """Pictures of one even size as an MPEG-4 mp4; the same pictures give the same bytes.
+
+    Args:
+        pictures: (H, W, 3) uint8 RGB each.
+        rate: frames a second.
+    """
     import av
 
     target = io.BytesIO()
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
-        stream.width = stream.height = SIDE
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"qscale": "2", "b": "4M"}
         # One thread and no encoder banner: the bytes must not depend on the machine.
@@ -103,8 +114,7 @@ def encode_mp4(clip: Clip) -> bytes:
         # would then tell the direction.
         stream.codec_context.gop_size = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        for i in range(NUM_FRAMES):
-            picture = av.VideoFrame.from_ndarray(render_frame(clip, i), format="rgb24")
-            container.mux(stream.encode(picture))
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return target.getvalue()

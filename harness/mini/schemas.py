@@ -52,7 +52,13 @@ def _feature(kind: pa.DataType) -> Any:
     return {"dtype": name, "_type": "Value"}
 
 
-def _schema(columns: Sequence[tuple[str, pa.DataType]], labels: Sequence[str] = ()) -> pa.Schema:
+def hub_schema(columns: Sequence[tuple[str, pa.DataType]], labels: Sequence[str] = ()) -> pa.Schema:
+    """Columns with the `huggingface` note that `datasets` writes beside them.
+
+    Args:
+        columns: names and Arrow types, in order.
+        labels: class names of the column `label`, in label order.
+    """
     features = {name: _feature(kind) for name, kind in columns}
     if labels:
         features["label"] = {"names": list(labels), "_type": "ClassLabel"}
@@ -60,7 +66,7 @@ def _schema(columns: Sequence[tuple[str, pa.DataType]], labels: Sequence[str] = 
     return pa.schema(list(columns), metadata={b"huggingface": note.encode()})
 
 
-VQA_SCHEMA = _schema(
+VQA_SCHEMA = hub_schema(
     [
         ("question_type", pa.string()),
         ("multiple_choice_answer", pa.string()),
@@ -74,7 +80,7 @@ VQA_SCHEMA = _schema(
 )
 """VQAv2 validation."""
 
-SIGNS_SCHEMA = _schema(
+SIGNS_SCHEMA = hub_schema(
     [
         ("image_id", pa.string()),
         ("question_id", pa.int32()),
@@ -93,7 +99,7 @@ SIGNS_SCHEMA = _schema(
 )
 """TextVQA validation."""
 
-REC_SCHEMA = _schema(
+REC_SCHEMA = hub_schema(
     [
         ("answer", pa.string()),
         ("question_id", pa.string()),
@@ -109,7 +115,7 @@ REC_SCHEMA = _schema(
 )
 """RefCOCO as lmms-eval's REC tasks see it after `process_docs`: one row an expression, box xyxy 0-1."""
 
-VIDEO_SCHEMA = _schema(
+VIDEO_SCHEMA = hub_schema(
     [
         ("video", pa.int64()),
         ("frame_count", pa.int64()),
@@ -136,7 +142,7 @@ def image_schema(labels: Sequence[str] = ()) -> pa.Schema:
     Args:
         labels: class names in label order, for the metadata, as on the hub; the Arrow type stays int64.
     """
-    return _schema([("image", IMAGE), ("label", pa.int64())], labels)
+    return hub_schema([("image", IMAGE), ("label", pa.int64())], labels)
 
 
 def image_cell(data: bytes, path: str = "") -> Row:
