@@ -133,7 +133,7 @@ def raw_rows(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:
     index = 0
     with open_parquet(path) as file:
         try:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+            for batch in _batches(file, columns):
                 cells: list[Any] = [None] * batch.num_rows
                 names = batch.schema.names
                 if "image" in names:
@@ -151,6 +151,12 @@ def raw_rows(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:
                 found=" ".join(str(error).split())[:120],
                 fix="fetch or copy the file again",
             ) from error
+
+
+def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """One row group after another: asked for all at once, Arrow keeps what it has read of the ones before."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH_ROWS, [group], list(columns), use_threads=False)
 
 
 def upright_size(data: bytes, where: str) -> tuple[int, int]:
