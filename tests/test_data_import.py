@@ -25,7 +25,14 @@ from harness.datasets.make import Given, import_dataset
 from harness.datasets.specs import SPECS
 from harness.datasets.subset import subset_order
 from harness.digest import digest_bytes
-from harness.errors import DatasetError, EyechartError, ResourceError, UnsafeInputError, UsageError
+from harness.errors import (
+    DatasetError,
+    EyechartError,
+    ResourceError,
+    StoreBusyError,
+    UnsafeInputError,
+    UsageError,
+)
 from harness.files import read_json
 from harness.media import MediaReader, read_media_list
 from harness.mini import schemas
@@ -494,6 +501,46 @@ def test_a_full_disk_keeps_what_is_written(tmp_path, root, monkeypatch):
     monkeypatch.undo()
     assert len(list((root / ".vqav2-draft" / "images").rglob("*.jpg"))) == 3
     assert bring("vqav2", tmp_path / "raw", root).rows["validation"] == 18
+
+
+def test_interrupted_at_any_row_and_resumed(tmp_path, root):
+    write_repo(tmp_path / "raw", "refcocoplus")
+    whole = bring("refcocoplus", tmp_path / "raw", tmp_path / "whole")
+
+    def stop_at(row):
+        def progress(done, _total):
+            if done == row:
+                raise KeyboardInterrupt
+
+        return progress
+
+    for row in (1, 5, 9, 16):
+        with pytest.raises(KeyboardInterrupt):
+            bring("refcocoplus", tmp_path / "raw", root, progress=stop_at(min(row, 6)))
+        assert not (root / "refcocoplus").exists()
+        assert not list((root / ".refcocoplus-draft").glob(".tmp-*"))
+    assert bring("refcocoplus", tmp_path / "raw", root).digest == whole.digest
+
+
+def test_counts_survive_a_kill_before_the_note(tmp_path, root, monkeypatch):
+    write_repo(tmp_path / "raw", "mixture")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.Draft, "close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring("mixture", tmp_path / "raw", root)
+    made = bring("mixture", tmp_path / "raw", root)
+    assert read_json(made.path / "DATASET.json")["left_out"] == {"no image": 1}
+    assert made.notes == ("left out, no image: 1",)
+
+
+def test_two_at_once(tmp_path, root):
+    write_repo(tmp_path / "raw", "textvqa")
+    first = prepare.Draft(SPECS["textvqa"], root)
+    with pytest.raises(StoreBusyError, match="another process"):
+        bring("textvqa", tmp_path / "raw", root)
+    first.release()
+    bring("textvqa", tmp_path / "raw", root)
+    assert [p.name for p in root.iterdir()] == ["textvqa"]
 
 
 def test_the_old_dataset_stays_until_the_new_one_is_whole(tmp_path, root):

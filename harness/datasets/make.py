@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.data import NOTE, read_note
 from harness.datasets import import_imagenet, import_refer
 from harness.datasets.import_parquet import Reading, read_items
-from harness.datasets.leaks import Leaks, evaluation_table, write_leaks
+from harness.datasets.leaks import LEAKS, Leaks, evaluation_table, write_leaks
 from harness.datasets.prepare import Draft, Item, file_stamp
 from harness.datasets.sources import Clips, count_rows, refuse_pickle, split_files, unfamiliar
 from harness.datasets.specs import SPECS, DatasetSpec
@@ -71,6 +72,7 @@ class _Import:
         self._notes: list[str] = []
         self._progress, self._done, self._total = progress, 0, 0
         self._facts: dict[str, Any] = {}
+        self._told: dict[str, Any] = {}
 
     def _advance(self) -> None:
         self._done += 1
@@ -78,20 +80,38 @@ class _Import:
 
     def run(self) -> Made:
         """Write every split, then the note."""
+        try:
+            return self._run()
+        finally:
+            self._draft.release()
+
+    def _run(self) -> Made:
         spec, given = self._spec, self._given
         source = self._find()
         self._total = source.total
         rows: dict[str, int] = {}
         for split, files in source.files.items():
-            stamp = [source.kind, file_stamp(files), list(given.against)]
-            read = lambda split=split: source.items(split)  # noqa: E731  (one thunk a split)
-            rows[split] = self._draft.split(split, read, stamp, source=str(self._place))
+            stamp = [source.kind, file_stamp(files), self._facts.get("against", {})]
+            rows[split] = self._draft.split(
+                split,
+                partial(source.items, split),
+                stamp,
+                source=str(self._place),
+                told=lambda: self._told,
+            )
             self._check_rows(split, rows[split])
+            self._facts |= self._draft.told_of(split)
         for extra in spec.splits:
             if extra.derived_from in rows:
                 rows[extra.name] = draw_subset(self._draft, extra.derived_from, extra.name, extra.rows or 0)
         if given.partial:
             self._facts["partial"] = True
+        if spec.kind == "classes" and "label_order" not in self._facts:
+            self._notes.append("label order not checked: no file name tells its synset")
+        for why, count in sorted(self._facts.get("left_out", {}).items()):
+            self._notes.append(f"left out, {why}: {count:,}")
+        if not given.against:
+            (self._draft.folder / LEAKS).unlink(missing_ok=True)  # of an attempt that looked for some
         about = {"kind": source.kind, **(given.source or {"folder": self._place.name})}
         digest = self._draft.close({"dataset": spec.name, "source": about, **self._facts})
         return Made(self._draft.target, digest, rows, tuple(self._notes))
@@ -189,13 +209,9 @@ class _Import:
                     "labels are not in the order of the synsets", where=f"{where}, field label"
                 )
             if order:
-                self._facts["label_order"] = import_imagenet.check_label_order(order, where)
-            else:
-                self._notes.append("label order not checked: no file name tells its synset")
+                self._told = {"label_order": import_imagenet.check_label_order(order, where)}
         if self._spec.kind == "mixture":
-            self._facts |= {"left_out": reading.left_out}
-            for why, count in sorted(reading.left_out.items()):
-                self._notes.append(f"left out, {why}: {count:,}")
+            self._told = {"left_out": reading.left_out}
             if reading.leaks:
                 write_leaks(self._draft.folder, reading.leaks.found)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ from harness.data import NOTE
 from harness.datasets.rows import Row, dataset_digest, fact, row_faults, row_name
 from harness.datasets.specs import DatasetSpec
 from harness.digest import digest_bytes, digest_file, digest_json
-from harness.errors import DatasetError, IntegrityError, ResourceError, UnsafeInputError
+from harness.errors import DatasetError, IntegrityError, ResourceError, StoreBusyError, UnsafeInputError
 from harness.files import TEMPORARY_PREFIX, atomic_file, read_json, read_parquet, write_json, write_parquet
 from harness.media import MEDIA, MEDIA_SCHEMA
 
@@ -81,6 +82,19 @@ class Draft:
             raise ResourceError(
                 "cannot write a dataset", where=str(self.folder), found=os.strerror(error.errno or 0)
             ) from error
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            fix = "wait for it, then run the same command again"
+            raise StoreBusyError(
+                "another process prepares this dataset", where=str(self.target), fix=fix
+            ) from error
+
+    def release(self) -> None:
+        """Let others write the dataset; the draft stays for the next time."""
+        os.close(self._lock)
 
     def store(self, data: bytes) -> Medium:
         """Keep an image's bytes below images/, under the name of their content; equal ones once."""
@@ -139,6 +153,7 @@ class Draft:
         *,
         source: str,
         check: bool = True,
+        told: Callable[[], dict[str, Any]] = dict,
     ) -> int:
         """Write one split, unless the draft holds it from the same source already; returns its rows.
 
@@ -148,6 +163,7 @@ class Draft:
             stamp: what the rows come from (names, sizes, times); another stamp writes the split anew.
             source: where, for messages.
             check: look at each row; False for a split drawn from a checked one.
+            told: what is known of the split once its rows were read, for the note; see `told_of`.
 
         Raises:
             DatasetError: a row that must not be, named by row and field; or no rows.
@@ -177,6 +193,7 @@ class Draft:
             if not rows.count:
                 raise DatasetError("split is empty", where=f"{source}: {name}", found="0 rows")
         done = {"rows": rows.count, "facts": state.hexdigest(), "sha256": digest_file(path), "stamp": stamp}
+        done["told"] = told()
         self._splits[name] = done
         write_json(mark, done)
         return rows.count
@@ -197,6 +214,10 @@ class Draft:
         """sha256 over the rows of a split that was written."""
         return str(self._splits[name]["facts"])
 
+    def told_of(self, name: str) -> dict[str, Any]:
+        """What was known of a split after its rows were read, now or by an interrupted preparation."""
+        return dict(self._splits[name]["told"])
+
     def media_of(self, name: str) -> dict[str, tuple[str, int]]:
         """Reference -> sha256 and bytes of what a written split uses."""
         columns = read_parquet(self.folder / f"{_DONE}-{name}.parquet", MEDIA_SCHEMA.names).columns
@@ -216,8 +237,13 @@ class Draft:
         rows = {name: split["rows"] for name, split in self._splits.items()}
         about = {"digest": digest, "rows": rows, "files": files, "made_by": MADE_BY}
         write_json(self.folder / NOTE, {**note, **about})
-        shutil.rmtree(self.target, ignore_errors=True)
+        before = self.folder.with_name(f".{self.spec.name}-before")
+        shutil.rmtree(before, ignore_errors=True)
+        # Two renames and no removal in between: a kill leaves the old one, or the new one, or both whole.
+        if self.target.exists():
+            self.target.rename(before)
         self.folder.rename(self.target)
+        shutil.rmtree(before, ignore_errors=True)
         return digest
 
     def _remove_unused(self, used: set[str]) -> None:
