@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
     publish.add_argument("--json", action="store_true", help="print a JSON object")
     _add_places(publish)
+    _add_data(commands)
     _add_mini(commands)
     return parser
 
@@ -143,6 +144,44 @@ def _add_checkpoint(commands: Any) -> None:
     convert.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
 
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="real datasets: list, fetch, import, look for what is wrong")
+    parts = data.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
+    texts = {
+        "list": "show the datasets: rows, repository, revision, what is here",
+        "fetch": "fetch a dataset from the hub at its pinned revision, and prepare it",
+        "import": "prepare a dataset from files you have: Parquet, images, tars, COCO and REFER JSON, mp4",
+        "doctor": "look at every row, image and clip of a prepared dataset",
+        "pack": "write what the site shows of a dataset's samples",
+    }
+    for name, text in texts.items():
+        part = parts.add_parser(name, help=text, description=text)
+        if name != "list":
+            part.add_argument("dataset", metavar="NAME", help="see `eyechart data list`")
+        if name == "import":
+            part.add_argument("source", type=Path, metavar="FOLDER", help="what you have; never written to")
+            part.add_argument("--images", type=Path, metavar="DIR", help="images that the rows name")
+            part.add_argument("--clips", type=Path, metavar="DIR", help="mp4 files, or a zip of them")
+        if name == "fetch":
+            part.add_argument("--revision", default="", metavar="40-HEX", help="commit of the repository")
+            part.add_argument("--pin", action="store_true", help="ask the hub once and write the commit down")
+        if name in {"fetch", "import"}:
+            part.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="some splits only")
+            part.add_argument("--partial", action="store_true", help="take another number of rows")
+            part.add_argument("--copy", action="store_true", help="copy files instead of linking them")
+            part.add_argument(
+                "--against",
+                nargs="+",
+                default=[],
+                metavar="NAME",
+                help="the mixture: leave out images of these datasets, or of all that are prepared",
+            )
+        if name != "pack":
+            part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        part.add_argument("--suite", default="main", help="folder below the data folder (default: main)")
+        _add_places(part)
+
+
 def _add_mini(commands: Any) -> None:
     mini = commands.add_parser(
         "mini", help="the embedded suite: data, zoo, language model, results of record"
@@ -180,6 +219,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import mini_commands
 
         return mini_commands.run_part(arguments)
+    if arguments.command == "data":
+        from harness import data_commands
+
+        return data_commands.run_part(arguments)
     from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {

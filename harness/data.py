@@ -93,7 +93,7 @@ def read_note(folder: Path) -> dict[str, Any]:
     """
     if not (folder / NOTE).is_file():
         raise DatasetError(
-            "dataset is missing", where=str(folder), fix="run `eyechart mini data` to write it"
+            "dataset is missing", where=str(folder), fix=f"run `{_command(folder)}` to write it"
         )
     try:
         note: dict[str, Any] = read_json(folder / NOTE)
@@ -107,6 +107,11 @@ def read_note(folder: Path) -> dict[str, Any]:
         raise DatasetError(
             "the dataset's note is damaged", where=str(folder / NOTE), found=str(error)
         ) from error
+
+
+def _command(folder: Path) -> str:
+    """What writes a dataset: the embedded suite makes itself, others are fetched (or imported)."""
+    return "eyechart mini data" if folder.parent.name == "mini" else f"eyechart data fetch {folder.name}"
 
 
 def check_dataset(folder: Path, expected: str) -> str:
@@ -136,7 +141,7 @@ def check_dataset(folder: Path, expected: str) -> str:
                 where=str(path),
                 found=f"sha256 {found[:16]}",
                 expected=recorded[:16],
-                fix="remove the dataset's folder and run `eyechart mini data`",
+                fix=f"remove the dataset's folder and run `{_command(folder)}`",
             )
         if note["rows"].get(path.stem) == 0:
             raise DatasetError("split is empty", where=str(path), found="0 rows", expected="at least one")

@@ -34,7 +34,7 @@ from harness.hub import (
 from harness.records import Submission
 from harness.submission import MAX_CONFIG_BYTES, UNSAFE_WEIGHTS
 
-__all__ = ["LIBRARIES", "Remote", "RemoteFile", "fetch", "fetch_manifest", "look_up", "wanted"]
+__all__ = ["LIBRARIES", "Remote", "RemoteFile", "fetch", "fetch_files", "fetch_manifest", "look_up", "wanted"]
 
 Progress = Callable[[int, int], None]
 """Told the bytes that are there and the bytes wanted; the first goes back when a file is begun anew."""
@@ -288,6 +288,13 @@ def _fetch_files(
     remote: Remote, files: Sequence[RemoteFile], folder: Path, progress: Progress
 ) -> tuple[Path, ...]:
     _check_sizes(files, f"{remote.repo} at {remote.revision}")
+    return fetch_files(remote, files, folder, progress)
+
+
+def fetch_files(
+    remote: Remote, files: Sequence[RemoteFile], folder: Path, progress: Progress
+) -> tuple[Path, ...]:
+    """Download files of a commit, of any size; see `fetch` for what is raised."""
     targets = {file.path: confine(folder, file.path) for file in files}
     place = Place(remote.endpoint, remote.repo, remote.revision)
     with _disk(folder):

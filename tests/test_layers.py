@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"harness.convert", "harness.convert_child", "harness.convert_read", "harness.convert_tensors"},
     {"harness.hub"},
     {"harness.fetch"},
+    {"harness.datasets"},
     {"harness.checkpoint_folder"},
     {"harness.submit"},
     {"harness.cache"},
@@ -52,8 +53,7 @@ LAYERS: list[set[str]] = [
     {"harness.answers"},
     {"harness.plan", "harness.executors"},
     {"harness.mini", "harness.run"},
-    {"harness.rehearsal"},
-    {"harness.commands", "harness.checkpoint_commands", "harness.mini_commands"},
+    {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"},
     {"harness.cli"},
 ]
 # Neighbours that must not know each other.
@@ -81,6 +81,7 @@ TORCH_FREE = ["harness.bundle", "harness.store", "harness.stats", "harness.pairs
 TORCH_FREE += [
     "harness.verify",
     "harness.cli",
+    "harness.data_commands",
     "leaderboard.build",
     "leaderboard.views",
     "leaderboard.charts",

@@ -1,0 +1,301 @@
+"""What a person has: Parquet files of a split, found and read in small pieces; images and clips by name."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from harness.datasets.prepare import Draft, Medium, safe_name
+from harness.datasets.rows import Row, schema_faults
+from harness.datasets.specs import DatasetSpec
+from harness.errors import DatasetError, UnsafeInputError
+from harness.files import atomic_file
+
+BATCH_ROWS = 32
+"""Rows with images in memory at a time."""
+PICKLES = (".p", ".pkl", ".pickle", ".pt", ".pth", ".npy", ".mat")
+_MAX_CLIP_BYTES = 4 * 2**30
+_ORIENTATION = 0x0112
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
+_NUMBERED = r"(?:-\d{5}-of-\d{5})?"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row of a Parquet source."""
+
+    file: Path
+    index: int
+    """Within the file."""
+    row: Row
+    """Without the image's bytes."""
+    image: bytes | None
+    image_path: str
+    """As the source names it, "" where it does not."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.file}: row {self.index}"
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that only code can read.
+
+    Raises:
+        UnsafeInputError: by its suffix it is a pickle or the like.
+    """
+    if path.suffix in PICKLES:
+        raise UnsafeInputError(
+            "file refused, reading a pickle can run code",
+            where=str(path),
+            fix="convert it elsewhere, in a throw-away container, with python's "
+            "json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs.json', 'w')), and import the JSON",
+        )
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """Parquet files of a split: `<split>-00000-of-00004.parquet`, `<split>.parquet`, `<split>/0000.parquet`.
+
+    Raises:
+        DatasetError: files are missing of a numbered row of them.
+    """
+    name = re.escape(split)
+    pattern = re.compile(rf"(?:.*/)?(?:{name}{_NUMBERED}|{name}/(?:{name}-)?[\w-]+)\.parquet")
+    found = [p for p in folder.rglob("*.parquet") if pattern.fullmatch(p.relative_to(folder).as_posix())]
+    counts = {int(m[1]) for p in found if (m := re.search(r"-of-(\d{5})\.parquet$", p.name))}
+    if counts and len(found) != max(counts):
+        raise DatasetError(
+            "Parquet files are missing",
+            where=f"{folder}: split {split}",
+            found=f"{len(found)} files",
+            expected=f"{max(counts)}",
+            fix="fetch the others, then run the same command again",
+        )
+    return sorted(found)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file from anywhere.
+
+    Raises:
+        DatasetError: missing, cut short or no such file.
+    """
+    try:
+        return pq.ParquetFile(path, buffer_size=1 << 20)
+    except FileNotFoundError as error:
+        raise DatasetError("file is missing", where=str(path)) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(
+            "not a whole Parquet file",
+            where=str(path),
+            found=f"{path.stat().st_size:,} bytes, {' '.join(str(error).split())[:120]}",
+            fix="fetch or copy the file again",
+        ) from error
+
+
+def count_rows(files: Sequence[Path], columns: tuple[tuple[str, pa.DataType], ...]) -> int:
+    """Rows of all files, after looking at the columns of each.
+
+    Raises:
+        DatasetError: a column is missing, renamed or of another type; or see `open_parquet`.
+    """
+    total = 0
+    for path in files:
+        with open_parquet(path) as file:
+            for fault in schema_faults(file.schema_arrow, columns):
+                raise DatasetError(
+                    "column is not as expected",
+                    where=f"{path}: column {fault.field}",
+                    found=fault.found,
+                    expected=fault.expected,
+                    fix="take the revision that docs/data.md names, or rename the column",
+                )
+            total += file.metadata.num_rows
+    return total
+
+
+def raw_rows(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:
+    """Rows of one file, `BATCH_ROWS` in memory at a time.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
+    index = 0
+    with open_parquet(path) as file:
+        try:
+            for batch in _batches(file, columns):
+                cells: list[Any] = [None] * batch.num_rows
+                names = batch.schema.names
+                if "image" in names:
+                    cells = batch.column(names.index("image")).to_pylist()
+                    batch = batch.drop_columns(["image"])  # noqa: PLW2901  (the bytes are not wanted twice)
+                plain = batch.to_pylist() if batch.num_columns else [{} for _ in cells]
+                for row, cell in zip(plain, cells, strict=True):
+                    data, name = (cell.get("bytes"), cell.get("path")) if cell else (None, None)
+                    yield RawRow(path, index, row, data, name or "")
+                    index += 1
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                "Parquet file is damaged",
+                where=f"{path}: after row {index}",
+                found=" ".join(str(error).split())[:120],
+                fix="fetch or copy the file again",
+            ) from error
+
+
+def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """One row group after another: asked for all at once, Arrow keeps what it has read of the ones before."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH_ROWS, [group], list(columns), use_threads=False)
+
+
+def upright_size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height of an image as it is shown, from its header.
+
+    Raises:
+        DatasetError: no such image.
+    """
+    try:
+        with Image.open(
+            io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+        ) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise DatasetError(
+            "image cannot be decoded",
+            where=f"{where}, field image",
+            found=f"{len(data):,} bytes",
+            expected="a whole image file",
+            fix="fetch or copy the file again",
+        ) from error
+    return (height, width) if turned else (width, height)
+
+
+class Images:
+    """Images of a Parquet source: in its rows, or in a folder beside it.
+
+    Args:
+        draft: keeps them.
+        folder: of files that rows name without holding their bytes.
+    """
+
+    def __init__(self, draft: Draft, folder: Path | None) -> None:
+        self._draft, self._folder = draft, folder
+
+    def keep(self, raw: RawRow) -> tuple[Medium, bytes]:
+        """One row's image, kept once, and its bytes.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        if raw.image:
+            return self._draft.store(raw.image), raw.image
+        where = f"{raw.where}, field image"
+        if self._folder is None or not raw.image_path:
+            fix = "give the folder of the images with --images" if raw.image_path else "fetch the file again"
+            found = raw.image_path or ("no bytes" if raw.image is None else "0 bytes")
+            raise DatasetError("image is missing", where=where, found=found, expected="bytes", fix=fix)
+        return self.file(raw.image_path, where)
+
+    def file(self, name: str, where: str) -> tuple[Medium, bytes]:
+        """One file of the folder, linked, and its bytes.
+
+        Raises:
+            DatasetError: it is not there.
+        """
+        assert self._folder is not None
+        plain = safe_name(name.rsplit("/", 1)[-1], where)
+        path = self._folder / plain
+        if not path.is_file():
+            raise DatasetError("image is missing", where=where, found=str(path), expected="a file")
+        data = path.read_bytes()
+        return self._draft.linked(path, f"images/{plain}", data), data
+
+
+class Clips:
+    """Clips by id, from folders of mp4 files and from zips of them.
+
+    Args:
+        draft: keeps them.
+        places: folders and zip files.
+    """
+
+    def __init__(self, draft: Draft, places: Sequence[Path]) -> None:
+        self._draft = draft
+        self._files: dict[str, Path] = {}
+        self._members: dict[str, tuple[Path, str]] = {}
+        self.places = places
+        for place in places:
+            if place.is_dir():
+                self._files |= {p.stem: p for p in place.rglob("*") if p.suffix.lower() == ".mp4"}
+        archives = {a for p in places for a in (p.rglob("*.zip") if p.is_dir() else [p])}
+        for archive in sorted(archives):
+            with _open_zip(archive) as opened:
+                names = [n for n in opened.namelist() if n.lower().endswith(".mp4")]
+            # Only the id counts: where a member would like to be unpacked is never looked at.
+            self._members |= {Path(name).stem: (archive, name) for name in names}
+
+    def keep(self, clip: str, where: str) -> Medium:
+        """One clip, linked or unpacked once.
+
+        Raises:
+            DatasetError: there is no such clip.
+            UnsafeInputError: a member of a zip is too large.
+        """
+        reference = f"clips/{safe_name(clip, where)}.mp4"
+        if path := self._files.get(clip):
+            return self._draft.linked(path, reference)
+        if member := self._members.get(clip):
+            return self._draft.linked(_unpack(*member, self._draft.folder / reference), reference)
+        raise DatasetError(
+            "clip is missing",
+            where=f"{where}, field video",
+            found=f"{len(self._files) + len(self._members):,} others",
+            expected=f"{clip}.mp4 in {', '.join(map(str, self.places)) or 'a folder given with --clips'}",
+            fix="add it, or give its folder with --clips",
+        )
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DatasetError(
+            "not a whole zip file", where=str(path), found=str(error), fix="fetch the file again"
+        ) from error
+
+
+def _unpack(archive: Path, member: str, target: Path) -> Path:
+    with _open_zip(archive) as opened:
+        size = opened.getinfo(member).file_size
+        if size > _MAX_CLIP_BYTES:
+            raise UnsafeInputError("clip too large", where=f"{archive}: {member}", found=f"{size:,} bytes")
+        if target.is_file() and target.stat().st_size == size:
+            return target
+        try:
+            with opened.open(member) as source, atomic_file(target) as out:
+                left = size
+                while chunk := source.read(min(1 << 20, left)):
+                    out.write(chunk)
+                    left -= len(chunk)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            where = f"{archive}: {member}"
+            raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
+    return target
+
+
+def unfamiliar(spec: DatasetSpec, place: Path, expected: str) -> DatasetError:
+    """The error for a source in which nothing is found."""
+    fix = f"see docs/data.md, {spec.title}"
+    return DatasetError("nothing to import", where=str(place), expected=expected, fix=fix)
