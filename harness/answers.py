@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,20 +107,16 @@ def answer_with(
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens
     media = [place[sample.media[0]] for sample in split.samples]
-    images = sorted(set(media))
     said: dict[int, Answer] = {}
-    for start in range(0, len(images), PART_IMAGES):
-        chunk = set(images[start : start + PART_IMAGES])
-        here = [i for i, row in enumerate(media) if row in chunk]
+    for here in _parts_of(media):
         samples = [split.samples[i] for i in here]
         answers = parts.read(samples) if parts else None
         if answers is None:
             asked = [
                 Request(media[i], split.samples[i].prompt, split.samples[i].options, limit) for i in here
             ]
-            base = len(said)
 
-            def report(done: int, _: int, base: int = base) -> None:
+            def report(done: int, _: int, base: int = len(said)) -> None:
                 if progress:
                     progress(base + done, len(media))
 
@@ -132,6 +128,14 @@ def answer_with(
         if progress:
             progress(len(said), len(media))
     return [said[i] for i in range(len(media))]
+
+
+def _parts_of(media: Sequence[int]) -> Iterator[list[int]]:
+    """Places of the samples that are answered and saved together: those of `PART_IMAGES` images."""
+    images = sorted(set(media))
+    for start in range(0, len(images), PART_IMAGES):
+        chunk = set(images[start : start + PART_IMAGES])
+        yield [i for i, row in enumerate(media) if row in chunk]
 
 
 def _said(sample: Sample, text: str) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from harness.adapter.llm import llm_revision, locate_llm
@@ -148,10 +149,9 @@ def make_plan(
     refuse_duplicate(submission, encoder.weight_digest(), protocol.name, board)
     done = _committed(results, protocol.name, submission.id)
     units = []
-    for task in tasks.values():
-        for seed in protocol.seeds:
-            run = empty_run(submission, protocol, task, digests[task.dataset], seed, engine)
-            units.append(Unit(task, seed, run, done.get(run_key(run))))
+    for task, seed in product(tasks.values(), protocol.seeds):
+        run = empty_run(submission, protocol, task, digests[task.dataset], seed, engine)
+        units.append(Unit(task, seed, run, done.get(run_key(run))))
     num_images = _count_images(subject, tasks)
     return Plan(
         subject,
