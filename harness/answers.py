@@ -77,7 +77,7 @@ def answer_with(
     progress: Progress | None = None,
     parts: AnswerParts | None = None,
 ) -> list[Answer]:
-    """Answers to every sample of a task.
+    """Answers to every sample of a task, in the order of the split.
 
     Args:
         engine: with the LLM of the same seed.
@@ -125,8 +125,6 @@ def answer_with(
             if parts:
                 parts.write(samples, answers)
         said |= dict(zip(here, answers, strict=True))
-        if progress:
-            progress(len(said), len(media))
     return [said[i] for i in range(len(media))]
 
 

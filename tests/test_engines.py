@@ -308,10 +308,10 @@ def test_the_death_of_vllm_is_one_clear_line(front):
         engine.answer(REQUESTS, visual)
 
 
-def test_an_engine_that_dies_under_its_canary_is_ended(front):
+def test_an_engine_that_dies_under_its_canary_is_ended(front, monkeypatch):
     front.dies_after = 1
     ended = []
-    front.shut = ended.append
+    monkeypatch.setattr(front, "shut", lambda self: ended.append(self.options))
     with pytest.raises(IncompleteError):
         VLLMEngine(LLM)
     assert len(ended) == 1
