@@ -4,13 +4,16 @@ SHELL := bash
 PYTHON_IN := .venv/bin/python
 EYECHART := .venv/bin/eyechart
 
-.PHONY: help setup demo test test-slow check lint types reproduce golden mini-train pins format clean
+.PHONY: help setup setup-vllm demo test test-slow test-vllm check lint types reproduce golden mini-train pins format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv (idempotent; CPU or CUDA by what the machine has)
 	@bash scripts/setup.sh
+
+setup-vllm: setup ## add vLLM to .venv (its CPU build without a GPU), for --engine vllm
+	@bash scripts/setup-vllm.sh
 
 demo: setup ## evaluate one checkpoint on the mini suite and build the site
 	@$(EYECHART) demo
@@ -20,6 +23,9 @@ test: setup ## fast tests: no network, no GPU
 
 test-slow: setup ## the tests that take minutes
 	@$(PYTHON_IN) -m pytest -q -m slow
+
+test-vllm: setup-vllm ## start the real vLLM and compare it with the reference engine (minutes)
+	@$(PYTHON_IN) -m pytest -v -m vllm
 
 check: lint types test ## all guards: ruff, mypy, layers, house rules, fast tests
 

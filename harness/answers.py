@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.adapter.llm import LanguageModel
 from harness.adapter.module import Adapter
+from harness.answer_parts import AnswerParts
 from harness.data import ClipFrames, Split, open_split
 from harness.digest import digest_bytes, digest_json
-from harness.engines.hf import HFEngine, Request
+from harness.encoders.base import Encoder
+from harness.engines.base import IMAGE_CHUNK, Engine, Request
+from harness.engines.choose import REFERENCE, open_engine
 from harness.errors import DatasetError, IntegrityError
 from harness.features import FeatureSet
 from harness.files import read_parquet, write_parquet
 from harness.probe import cross_fit, fit_path
-from harness.records import Answer, Protocol, Task
+from harness.records import Answer, Protocol, Sample, Task
 from harness.sample_tables import ANSWER_SCHEMA, table_of_answers
 from harness.seeds import numpy_generator
 from harness.stages import Subject, adapter_job, load_adapter, load_features, open_subject
 
 Progress = Callable[[int, int], None]
 ANSWERS_VERSION = 1
-ENGINE = "hf"
+PART_IMAGES = 2 * IMAGE_CHUNK
+"""Images whose answers are saved together: what a death of the process or of its engine can cost."""
 ANSWERS_A_STEP = 150
 """Answers that take about as long as a training step (docs/performance.md); only the ETA depends on it."""
 
@@ -64,28 +67,28 @@ def answers_key(subject: Subject, task: Task, split: Split, made_by: str, seed: 
 
 
 def answer_with(
-    llm: LanguageModel,
+    engine: Engine,
     adapter: Adapter,
     features: FeatureSet,
     task: Task,
     split: Split,
     protocol: Protocol,
     order: NDArray[np.int64] | None = None,
-    batch: int = 128,
     progress: Progress | None = None,
+    parts: AnswerParts | None = None,
 ) -> list[Answer]:
-    """Answers to every sample of a task.
+    """Answers to every sample of a task, in the order of the split.
 
     Args:
-        llm: trained along or not.
+        engine: with the LLM of the same seed.
         adapter: of the same seed.
         features: of the split's media; frames of a clip one after another.
         task: how long an answer may be.
         split: samples.
         protocol: frames a clip.
         order: (I,) which image each image is replaced with, for the shuffled floor.
-        batch: questions decoded together.
         progress: called with (answers done, answers in all).
+        parts: where finished answers are kept meanwhile, and found again.
     """
     import torch
 
@@ -103,17 +106,43 @@ def answer_with(
             return shown
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens
-    requests = [Request(place[s.media[0]], s.prompt, s.options, limit) for s in split.samples]
-    texts = HFEngine(llm, batch).answer(requests, visual, progress)
-    return [
-        Answer(
-            sample_id=sample.sample_id,
-            prompt_hash=digest_bytes(sample.prompt.encode())[:16],
-            answer=text,
-            status="scored",
-        )
-        for sample, text in zip(split.samples, texts, strict=True)
-    ]
+    media = [place[sample.media[0]] for sample in split.samples]
+    said: dict[int, Answer] = {}
+    for here in _parts_of(media):
+        samples = [split.samples[i] for i in here]
+        answers = parts.read(samples) if parts else None
+        if answers is None:
+            asked = [
+                Request(media[i], split.samples[i].prompt, split.samples[i].options, limit) for i in here
+            ]
+
+            def report(done: int, _: int, base: int = len(said)) -> None:
+                if progress:
+                    progress(base + done, len(media))
+
+            texts = engine.answer(asked, visual, report)
+            answers = [_said(sample, text) for sample, text in zip(samples, texts, strict=True)]
+            if parts:
+                parts.write(samples, answers)
+        said |= dict(zip(here, answers, strict=True))
+    return [said[i] for i in range(len(media))]
+
+
+def _parts_of(media: Sequence[int]) -> Iterator[list[int]]:
+    """Places of the samples that are answered and saved together: those of `PART_IMAGES` images."""
+    images = sorted(set(media))
+    for start in range(0, len(images), PART_IMAGES):
+        chunk = set(images[start : start + PART_IMAGES])
+        yield [i for i, row in enumerate(media) if row in chunk]
+
+
+def _said(sample: Sample, text: str) -> Answer:
+    return Answer(
+        sample_id=sample.sample_id,
+        prompt_hash=digest_bytes(sample.prompt.encode())[:16],
+        answer=text,
+        status="scored",
+    )
 
 
 def answers_file(subject: Subject, key: str) -> Path:
@@ -128,9 +157,19 @@ def seed_steps(protocol: Protocol, tasks: dict[str, Task]) -> int:
 
 
 def seed_job(
-    *, subject: Subject, tasks: dict[str, Task], seed: int, batch: int, progress: Progress
+    *,
+    subject: Subject,
+    tasks: dict[str, Task],
+    seed: int,
+    batch: int,
+    engine: str = REFERENCE,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Train the adapter of one seed, then answer every task with it; finished parts are found again."""
+    """Train the adapter of one seed, then answer every task with it; finished parts are found again.
+
+    Raises:
+        ResourceError, IncompleteError: the engine died; what it had answered is kept.
+    """
     asked = [task for task in tasks.values() if task.kind != "probe"]
     steps = subject.protocol.adapter.steps
     total = seed_steps(subject.protocol, tasks)
@@ -141,32 +180,65 @@ def seed_job(
     # One and the same encoder for training and answers: its digest at the end speaks for both.
     encoder = open_subject(subject)
     trained = adapter_job(subject=subject, tasks=tasks, seed=seed, encoder=encoder, progress=train_progress)
-    loaded: tuple[Adapter, LanguageModel] | None = None
     files, seconds, done = {}, {}, steps
-    for task in asked:
-        began = time.monotonic()
-        split = open_split(task, subject.data, subject.protocol.video.frames)
-        path = answers_file(subject, answers_key(subject, task, split, trained["key"], seed, ENGINE))
-        if not path.is_file():
-            loaded = loaded or load_adapter(subject, encoder, seed)
-            features = load_features(subject, tasks, f"{task.name}:test", encoder)
-            order = None
-            if subject.submission.floor == "shuffled-image":
-                frames = subject.protocol.video.frames if isinstance(split.media, ClipFrames) else 1
-                order = shuffled_rows(len(features.keys) // frames, task.name, seed)
-            base = done
+    with _Answerer(subject, tasks, encoder, seed, engine, batch) as answerer:
+        for task in asked:
+            began = time.monotonic()
+            split = open_split(task, subject.data, subject.protocol.video.frames)
+            key = answers_key(subject, task, split, trained["key"], seed, engine)
+            path = answers_file(subject, key)
+            if not path.is_file():
+                base = done
 
-            def report(answered: int, _: int, base: int = base) -> None:
-                progress(base + answered // ANSWERS_A_STEP, total)
+                def report(answered: int, _: int, base: int = base) -> None:
+                    progress(base + answered // ANSWERS_A_STEP, total)
 
-            adapter, llm = loaded[0], loaded[1]
-            answers = answer_with(llm, adapter, features, task, split, subject.protocol, order, batch, report)
-            write_parquet(path, table_of_answers(answers))
-        done += task.num_expected // ANSWERS_A_STEP
-        progress(done, total)
-        files[task.name], seconds[task.name] = str(path), time.monotonic() - began
+                parts = AnswerParts(subject.home.unfinished / f"answers-{key}")
+                write_parquet(path, table_of_answers(answerer.answer(task, split, parts, report)))
+                parts.clear()
+            done += task.num_expected // ANSWERS_A_STEP
+            progress(done, total)
+            files[task.name], seconds[task.name] = str(path), time.monotonic() - began
     weights = encoder.weight_digest()
     return {**trained, "encoder_weights": weights, "answers": files, "answer_s": seconds}
+
+
+class _Answerer:
+    """The adapter and the engine of one seed, opened at the first task that is not answered yet."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        tasks: dict[str, Task],
+        encoder: Encoder,
+        seed: int,
+        engine: str,
+        batch: int,
+    ) -> None:
+        self._subject, self._tasks, self._encoder = subject, tasks, encoder
+        self._seed, self._engine_name, self._batch = seed, engine, batch
+        self._opened: tuple[Engine, Adapter] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened:
+            self._opened[0].close()
+
+    def answer(self, task: Task, split: Split, parts: AnswerParts, report: Progress) -> list[Answer]:
+        """Answers to every sample of a task, the images shuffled where the encoder is that floor."""
+        subject = self._subject
+        if self._opened is None:
+            adapter, llm = load_adapter(subject, self._encoder, self._seed)
+            self._opened = open_engine(self._engine_name, llm, self._batch), adapter
+        engine, adapter = self._opened
+        features = load_features(subject, self._tasks, f"{task.name}:test", self._encoder)
+        order = None
+        if subject.submission.floor == "shuffled-image":
+            frames = subject.protocol.video.frames if isinstance(split.media, ClipFrames) else 1
+            order = shuffled_rows(len(features.keys) // frames, task.name, self._seed)
+        return answer_with(engine, adapter, features, task, split, subject.protocol, order, report, parts)
 
 
 def probe_job(*, subject: Subject, tasks: dict[str, Task], name: str, progress: Progress) -> dict[str, Any]:

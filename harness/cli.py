@@ -38,6 +38,12 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="bundles (default: results below the home folder)"
     )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "hf", "vllm"),
+        help="what answers the questions (default: vllm where there is CUDA and vLLM is installed, else hf)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     _add_allow_code(parser)
     _add_places(parser)

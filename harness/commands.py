@@ -33,6 +33,7 @@ def ensure_suite(suite: str, home: Home) -> None:
 
 
 def _make_plan(arguments: argparse.Namespace) -> Any:
+    from harness.engines.choose import resolve_engine
     from harness.plan import make_plan
     from harness.protocol import read_protocol
     from harness.submission import read_submission
@@ -50,6 +51,7 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
         [results],
         board=[root for root in {results, RESULTS} if root.is_dir()],
         allow_code=arguments.allow_local_code,
+        engine=resolve_engine(arguments.engine),
     )
 
 
@@ -67,9 +69,11 @@ def _units(plan: Any) -> list[dict[str, Any]]:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Check everything and print what a run would do."""
+    from harness.engines.choose import require_engine
     from harness.plan import require_disk
 
     made = _make_plan(arguments)
+    require_engine(made.engine)
     require_disk(made)
     recipe = made.subject.protocol.adapter
     facts = {
@@ -79,6 +83,7 @@ def plan(arguments: argparse.Namespace) -> int:
         "num_params": made.num_params,
         "grid": list(made.grid),
         "side": made.side,
+        "engine": made.engine,
         "images": made.num_images,
         "adapter_steps": recipe.steps * len(made.subject.protocol.seeds),
         "disk_bytes": made.disk_bytes,
@@ -95,6 +100,7 @@ def plan(arguments: argparse.Namespace) -> int:
         ["encode", f"{made.num_images:,} images and frames, at most"],
         ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
         ["disk", spell_bytes(made.disk_bytes)],
+        ["answer", f"with {made.engine}"],
         ["units", f"{len(made.units)} ({len(made.pending)} pending)"],
     ]
     print(text_table(["plan", made.subject.protocol.name], rows))
@@ -137,9 +143,11 @@ def carry_out(
     made: Any, results: Path, workers: int | None = None, batch: int = 128, *, heed_doctor: bool = True
 ) -> Any:
     """Run a plan on this machine with progress on stderr."""
+    from harness.engines.choose import require_engine
     from harness.executors.local import LocalExecutor
     from harness.run import run_plan
 
+    require_engine(made.engine)
     if batch < 1 or (workers is not None and workers < 1):
         raise UsageError("--workers and --batch must be at least 1")
     with LocalExecutor(workers) as executor:

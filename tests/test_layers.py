@@ -50,6 +50,7 @@ LAYERS: list[set[str]] = [
     {"harness.store"},
     {"harness.pairs"},
     {"harness.check", "harness.verify", "leaderboard"},
+    {"harness.answer_parts"},
     {"harness.answers"},
     {"harness.plan", "harness.executors"},
     {"harness.mini", "harness.run"},

@@ -7,8 +7,7 @@ Letters: Q questions, I images, P prefix length, H LLM width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,24 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from harness.adapter.llm import LanguageModel
-from harness.errors import DatasetError
-
-IMAGE_CHUNK = 128
-"""Images whose prefixes are held at a time."""
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One question about one image or clip."""
-
-    media: int
-    """Row of the visual tokens."""
-    prompt: str
-    options: tuple[str, ...]
-    """Letters of a multiple choice; empty for open answers."""
-    max_new_tokens: int
+from harness.engines.base import IMAGE_CHUNK, Progress, Request, Visual, letter_ids
 
 
 class HFEngine:
@@ -45,14 +27,19 @@ class HFEngine:
         batch: questions decoded together; moves speed only.
     """
 
+    name = "hf"
+
     def __init__(self, llm: LanguageModel, batch: int = 128) -> None:
         self._llm, self._batch = llm, batch
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     @torch.inference_mode()
     def answer(
         self,
         requests: Sequence[Request],
-        visual: Callable[[Sequence[int]], Tensor],
+        visual: Visual,
         progress: Progress | None = None,
     ) -> list[str]:
         """Answers in the order of the requests.
@@ -114,7 +101,7 @@ class HFEngine:
         for layer, (keys, values) in enumerate(prefix):
             cache.update(keys[rows], values[rows], layer)
         tail = torch.tensor([self._llm.encode_prompt(r.prompt).tail for r in requests])
-        letters = self._letter_ids(requests[0].options)
+        letters = letter_ids(self._llm, requests[0].options)
         logits = self._step(tail, cache)
         if letters:
             best = logits[:, letters].argmax(1)
@@ -135,9 +122,3 @@ class HFEngine:
         out = self._llm.model.model(input_ids=ids, past_key_values=cache, use_cache=True)
         logits: Tensor = self._llm.model.lm_head(out.last_hidden_state[:, -1])
         return logits
-
-    def _letter_ids(self, options: tuple[str, ...]) -> list[int]:
-        ids = [self._llm.encode(option) for option in options]
-        if any(len(one) != 1 for one in ids):
-            raise DatasetError("an option is not a single token of the language model", found=str(options))
-        return [one[0] for one in ids]

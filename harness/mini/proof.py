@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from harness.adapter.llm import LanguageModel
-from harness.engines.hf import HFEngine, Request
+from harness.engines.base import Request
+from harness.engines.hf import HFEngine
 from harness.mini.clips import SHOWN_FRAMES, sample_clips
 from harness.mini.language import STILL_KINDS, ask, ask_clip, clip_map, text_map
 from harness.mini.textmap import embed_maps, encode_maps
