@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
     {"harness.doctor"},
     {"harness.probe", "harness.adapter"},
     {"harness.engines"},
+    {"harness.export"},
     {"harness.stages"},
     {"harness.scoring"},
     {"harness.lmms"},
@@ -54,6 +55,7 @@ LAYERS: list[set[str]] = [
     {"harness.answers"},
     {"harness.plan", "harness.executors"},
     {"harness.mini", "harness.run"},
+    {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"},
     {"harness.cli"},
 ]
