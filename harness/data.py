@@ -111,7 +111,7 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 def _command(folder: Path) -> str:
     """What writes a dataset: the embedded suite makes itself, others are fetched (or imported)."""
-    return "eyechart mini data" if folder.parent.name == "mini" else f"eyechart data fetch {folder.name}"
+    return f"eyechart data fetch {folder.name}" if folder.parent.name == "main" else "eyechart mini data"
 
 
 def check_dataset(folder: Path, expected: str) -> str:
