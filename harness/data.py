@@ -19,6 +19,7 @@ from harness import prompts
 from harness.digest import digest_file
 from harness.errors import DatasetError, IntegrityError
 from harness.files import read_json, read_parquet
+from harness.frame_pack import FramePack, pack_name
 from harness.images import decode_clip, decode_rgb
 from harness.media import ReferencedImages, check_media, read_media_list
 from harness.records import Sample, Task
@@ -52,6 +53,9 @@ class ClipFrames:
         self._clips, self._folder, self._frames = clips, folder, frames
         self._listed = listed or {}
         self._last: tuple[int, list[RGB]] = (-1, [])
+        pack = folder.parent / pack_name(frames)
+        self.pack = FramePack(pack, frames) if pack.is_file() and not folder.is_dir() else None
+        """Frames decoded elsewhere, where the clips themselves are not here."""
 
     def load(self, i: int) -> RGB:
         """(H, W, 3) uint8 of one frame; a clip is decoded once while its frames are asked in order.
@@ -60,6 +64,8 @@ class ClipFrames:
             DatasetError: the clip is missing or cannot be decoded.
         """
         clip, frame = divmod(i, self._frames)
+        if self._last[0] != clip and self.pack:
+            self._last = clip, self.pack.load(self._clips[clip])
         if self._last[0] != clip:
             path = self._folder / f"{self._clips[clip]}.mp4"
             if not path.is_file():
@@ -83,6 +89,12 @@ class Split:
     media: EncodedImages | ReferencedImages | ClipFrames
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) for probes, empty otherwise."""
+
+
+def frames_decoder(folders: Sequence[Path], frames: int) -> str:
+    """What decoded the clips of datasets that have their frames only; empty where the clips are here."""
+    packs = [ClipFrames([], folder / "clips", frames).pack for folder in folders]
+    return ", ".join(sorted({pack.decoded_by for pack in packs if pack}))
 
 
 def read_note(folder: Path) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers import probe_job, seed_job, seed_steps
+from harness.data import frames_decoder
 from harness.device import device_facts
 from harness.doctor import examine
 from harness.errors import IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
 from harness.plan import Plan, Unit, require_disk
-from harness.stages import extract_job, media_sets
+from harness.stages import MIXTURE, extract_job, media_sets
 from harness.unit_scores import Answered, ScorePlaces, score_units, write_scored
 
 StageMaker = Callable[[str, str], Any]
@@ -217,7 +218,16 @@ def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "cpu": _cpu(),
         **_device(plan),
+        **_decoder(plan),
     }
+
+
+def _decoder(plan: Plan) -> dict[str, str]:
+    """What decoded the clips, where it was not the PyAV of this machine."""
+    subject = plan.subject
+    names = sorted({MIXTURE, *(task.dataset for task in plan.tasks.values())})
+    found = frames_decoder([subject.data / name for name in names], subject.protocol.video.frames)
+    return {"frames_decoded_by": found} if found else {}
 
 
 def _device(plan: Plan) -> dict[str, Any]:
