@@ -3,13 +3,14 @@
     python scripts/gpu_bench.py --out bench.json            ViT-L/14 at 336 pixels, Qwen2.5 0.5B and 1.5B
     python scripts/gpu_bench.py --out bench.json --toy --device cpu
 
-Shapes, batches, packing and number formats are those of the main protocol. Texts are made up: exchanges of about
-as many tokens as the forecast assumes. Each figure leaves out its first steps and ends after --seconds.
+Shapes, batches, packing and number formats are those of the main protocol. Texts are made up: exchanges of
+about as many tokens as the forecast assumes. Each figure leaves out its first steps and ends after --seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import random
@@ -31,12 +32,12 @@ import timm
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from harness.adapter import train
 from harness.adapter.llm import LanguageModel
 from harness.adapter.mixture import Mixture
 from harness.adapter.packing import row_tokens
-from harness.adapter import train
 from harness.device import device_facts, peak_bytes
-from harness.encoders.base import ENCODE_CHUNK, View
+from harness.encoders.base import ENCODE_CHUNK, View, exact_float32
 from harness.encoders.timm import TimmConfig, TimmEncoder
 from harness.engines.base import IMAGE_CHUNK, Request
 from harness.engines.hf import HFEngine
@@ -119,6 +120,22 @@ class Bench:
         print(json.dumps(row), flush=True)
 
 
+def check_exactness(bench: Bench) -> None:
+    """Largest error of a convolution and a product, as a share of the largest value: TF32 would show 1e-3."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(8, 256, 32, 32, generator=generator), torch.randn(256, 256, 3, 3, generator=generator)
+    for name, work in {
+        "convolution": lambda x, w: torch.nn.functional.conv2d(x, w, padding=1),
+        "product": lambda x, w: x.flatten(2).transpose(1, 2) @ w.flatten(1)[:, :256],
+    }.items():
+        with exact_float32():
+            found = work(a.to(bench.device), b.to(bench.device)).cpu().double()
+        true = work(a.double(), b.double())
+        error = float((found - true).abs().max() / true.abs().max())
+        print(f"exact float32, {name}: error {error:.1e}", flush=True)
+        bench.facts[f"error_of_{name}"] = error
+
+
 def bench_encoder(bench: Bench) -> None:
     """Images a second through our own encoder (exact float32) and through the bare network in bfloat16."""
     name, side = ("vit_tiny_patch16_224", 64) if bench.toy else ("vit_large_patch14_clip_336", 336)
@@ -133,7 +150,7 @@ def bench_encoder(bench: Bench) -> None:
     pixels = torch.rand(ENCODE_CHUNK, 3, side, side)
     macs = encoder.num_params * (encoder.grid[0] ** 2 + 1)
     clock = bench.clock()
-    _repeat(lambda: encoder.encode(pixels).pooled.cpu(), clock, ENCODE_CHUNK)
+    _repeat(lambda: float(encoder.encode(pixels).pooled.sum()), clock, ENCODE_CHUNK)
     bench.add(f"{name}, exact float32", clock, "images/s", 2.0 * macs)
     half = encoder.module.to(torch.bfloat16)
     moved = pixels.to(bench.device, torch.bfloat16)
@@ -186,7 +203,7 @@ def sentence(rng: random.Random, words: Sequence[str], count: int) -> str:
     return " ".join(rng.choice(words) for _ in range(count))
 
 
-def new_mixture(llm: LanguageModel, questions: int, count: int, tokens: int) -> Mixture:
+def new_mixture(questions: int, count: int, tokens: int) -> Mixture:
     """Random tokens and exchanges of about `TEXT_TOKENS` tokens."""
     rng, words = random.Random(0), ["red", "blue", "star", "square", "left", "right"]
     half = TEXT_TOKENS // 2
@@ -210,7 +227,7 @@ def bench_training(bench: Bench, name: str, shape: LLMShape) -> None:
     if bench.toy:
         recipe, later = replace(recipe, batch=8, pack_tokens=1024, width=64), replace(later, batch=4)
     llm = new_llm(shape, bench.device)
-    mixture = new_mixture(llm, recipe.questions_per_image, 64 if bench.toy else 512, tokens)
+    mixture = new_mixture(recipe.questions_per_image, 64 if bench.toy else 512, tokens)
     prefix = len(llm.encode_prompt("").prefix) + tokens
     for stage in (1, 2):
         only = replace(recipe, stages=()) if stage == 1 else replace(recipe, steps=1, stages=(later,))
@@ -220,14 +237,11 @@ def bench_training(bench: Bench, name: str, shape: LLMShape) -> None:
         def count(done: int, _: int, clock: Clock = clock, batch: int = batch) -> None:
             clock.report(done * batch)
 
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                train.train_adapter(
-                    llm, mixture, only, 0.0 if stage == 1 else protocol.llm.lr, 0,
-                    state=Path(folder) / "state.safetensors", progress=count,
-                )  # fmt: skip
-            except TimeUp:
-                pass
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(TimeUp):
+            train.train_adapter(
+                llm, mixture, only, 0.0 if stage == 1 else protocol.llm.lr, 0,
+                state=Path(folder) / "state.safetensors", progress=count,
+            )  # fmt: skip
         rows = [train.Batches(llm, mixture, recipe, 1, 0)(step)[1][0] for step in range(32)]
         row = float(np.mean([row_tokens(exchanges, prefix) for exchanges in rows]))
         bench.add(
@@ -251,19 +265,20 @@ def bench_answers(bench: Bench, name: str, shape: LLMShape) -> None:
     some = torch.randn(IMAGE_CHUNK, tokens, llm.width, generator=torch.Generator().manual_seed(0)) * 0.02
     some = some.to(bench.device)
     clock = bench.clock()
-    try:
+    with contextlib.suppress(TimeUp):
         HFEngine(llm, 4 if bench.toy else 128).answer(
             requests, lambda rows: some[: len(rows)], lambda done, _: clock.report(done)
         )
-    except TimeUp:
-        pass
     per_answer = tokens / QUESTIONS_AN_IMAGE + 24 + NEW_TOKENS
-    bench.add(f"{name}, answers of {NEW_TOKENS} tokens", clock, "answers/s", 2.0 * shape.layer_weights * per_answer)
+    bench.add(
+        f"{name}, answers of {NEW_TOKENS} tokens", clock, "answers/s", 2.0 * shape.layer_weights * per_answer
+    )
 
 
 def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], None]]]:
     """Everything that is measured, the most wanted first."""
     shapes = {"toy": TOY_SHAPE} if bench.toy else {k.split("/")[1]: v for k, v in QWEN_SHAPES.items()}
+    yield "exactness", lambda: check_exactness(bench)
     yield "encoder", lambda: bench_encoder(bench)
     for name, shape in shapes.items():
         yield f"training {name}", lambda name=name, shape=shape: bench_training(bench, name, shape)
@@ -275,7 +290,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each figure")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each figure")
     parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     if arguments.toy:

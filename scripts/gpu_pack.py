@@ -42,7 +42,9 @@ def main() -> None:
         names = sorted((Path(path).stem for path in clips), key=int)
         write_pack(folder / "clips", names, frames, arguments.out / "frames" / name / pack_name(frames))
     with tarfile.open(arguments.out / "weights.tar.xz", "w:xz", preset=6) as archive:
-        archive.add(WEIGHTS, "weights", filter=lambda item: None if item.name.endswith("curve.json") else item)
+        archive.add(
+            WEIGHTS, "weights", filter=lambda item: None if item.name.endswith("curve.json") else item
+        )
     for path in sorted(p for p in arguments.out.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size / 2**20:7.2f} MiB  {path}")
 

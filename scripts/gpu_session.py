@@ -34,6 +34,8 @@ ORDER = """
 """The demo has the weights of mini-resnet-siglip-s0: the two show whether the card repeats itself."""
 RESERVE_S = 12
 """For packing the results."""
+GIVE_UP = 3
+"""Failures without a success after which no other encoder is begun: the time is worth more for a second try."""
 
 
 class Session:
@@ -90,10 +92,11 @@ def render(pack: Path, home: Path) -> None:
 
 
 def run_suite(session: Session) -> None:
-    """Encoders side by side while there is time."""
+    """Encoders side by side while there is time; given up where the first ones all fail."""
     waiting, running = list(session.options.encoders), {}
+    ended = session.facts["encoders"]
     longest = 0.0
-    while waiting or running:
+    while (waiting or running) and session.left() > 0:
         while waiting and len(running) < session.options.at_a_time and session.left() > longest:
             name = waiting.pop(0)
             running[name] = _begin(session, name), time.monotonic()
@@ -102,18 +105,24 @@ def run_suite(session: Session) -> None:
             if child.poll() is not None:
                 took = time.monotonic() - began
                 longest = max(longest, took)
-                session.facts["encoders"][name] = {"exit": child.returncode, "seconds": round(took, 1)}
-                session.say(f"{name} ended with {child.returncode} after {took:.0f} s, {session.left():.0f} s left")
+                ended[name] = {"exit": child.returncode, "seconds": round(took, 1)}
+                _tell(session, name, child.returncode, took)
                 del running[name]
-        if session.left() <= 0:
-            break
-        if waiting and not running and session.left() <= longest:
+        failed = [name for name, facts in ended.items() if facts["exit"] != 0]
+        if waiting and (len(failed) == len(ended) >= GIVE_UP or (not running and session.left() <= longest)):
             break
         time.sleep(0.5)
     for name, (child, _) in running.items():
         child.terminate()
-        session.facts["encoders"][name] = {"exit": None}
+        ended[name] = {"exit": None}
     session.facts["not_begun"] = waiting
+
+
+def _tell(session: Session, name: str, code: int, took: float) -> None:
+    """How an encoder ended, with its last words where that was badly."""
+    session.say(f"{name} ended with {code} after {took:.0f} s, {session.left():.0f} s left")
+    if code:
+        print((session.logs / f"{name}.log").read_text("utf-8", "replace")[-1500:], flush=True)
 
 
 def _begin(session: Session, name: str) -> subprocess.Popen[bytes]:
@@ -123,12 +132,10 @@ def _begin(session: Session, name: str) -> subprocess.Popen[bytes]:
     if not (home / "data").exists():
         (home / "data").symlink_to(session.home / "data")
     options = session.options
-    return session.start(
-        name,
-        ["-m", "harness.cli", "run", str(WEIGHTS / f"{name}.toml"), "--protocol", options.protocol]
-        + ["--device", options.device, "--engine", "hf", "--home", str(home)]
-        + ["--workers", str(options.workers), "--answers-only", str(session.work / "answers" / name)],
-    )  # fmt: skip
+    words = ["-m", "harness.cli", "run", str(WEIGHTS / f"{name}.toml"), "--protocol", options.protocol]
+    words += ["--device", options.device, "--engine", "hf", "--home", str(home)]
+    words += ["--workers", str(options.workers), "--answers-only", str(session.work / "answers" / name)]
+    return session.start(name, words)
 
 
 def pack_results(session: Session) -> None:

@@ -62,7 +62,7 @@ def test_a_changed_file_is_named(tiny, answered, tmp_path, name):
     home, folder = answered
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
-    file = sorted(copy.rglob(name))[0]
+    file = min(copy.rglob(name))
     file.write_bytes(file.read_bytes()[:-1] + b"#")
     with pytest.raises(Exception, match=name) as caught:
         scored(tiny, home, copy, tmp_path / "results")

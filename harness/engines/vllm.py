@@ -136,7 +136,7 @@ class VLLMEngine:
         prompt = self._llm.encode_prompt(question)
         with torch.inference_mode():
             before, after = (self._llm.embed(torch.tensor(ids)) for ids in (prompt.prefix, prompt.tail))
-            return torch.cat([before, image, after])
+            return torch.cat([before, image.to(before.device), after])
 
     def _sampling(self, request: Request) -> Any:
         """Greedy, as long as allowed; a choice is one token among its letters."""
@@ -198,6 +198,10 @@ def _start(llm: LanguageModel, batch: int) -> Any:
             else {"gpu_memory_utilization": GPU_SHARE}
         )
         llm.model.save_pretrained(folder)
+        if llm.device.type != "cpu":
+            # From here on it only embeds prompts; the card's memory is vLLM's.
+            llm.model.to("cpu")
+            torch.cuda.empty_cache()
         try:
             return front(
                 model=folder,
