@@ -35,7 +35,7 @@ ORDER = """
 RESERVE_S = 12
 """For packing the results."""
 GIVE_UP = 3
-"""Failures without a success after which no other encoder is begun: the time is worth more for a second try."""
+"""Failures without a success after which no other encoder is begun: a second try is worth more."""
 
 
 class Session:
