@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(publish)
     _add_data(commands)
     _add_mini(commands)
+    _add_rehearsal(commands)
     return parser
 
 
@@ -220,6 +221,22 @@ def _add_mini(commands: Any) -> None:
             )
 
 
+def _add_rehearsal(commands: Any) -> None:
+    text = "run the main suite's code from end to end on made-up data (minutes)"
+    rehearsal = commands.add_parser("rehearsal", help=text, description=text)
+    rehearsal.add_argument(
+        "--site",
+        type=Path,
+        default=Path("site-rehearsal"),
+        help="folder of the site (default: site-rehearsal)",
+    )
+    rehearsal.add_argument(
+        "--engines", nargs="+", choices=("hf", "vllm"), default=["hf", "vllm"], help="default: hf vllm"
+    )
+    rehearsal.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    _add_places(rehearsal)
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "mini":
         from harness import mini_commands
@@ -229,6 +246,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import data_commands
 
         return data_commands.run_part(arguments)
+    if arguments.command == "rehearsal":
+        from harness import rehearsal_commands
+
+        return rehearsal_commands.rehearse(arguments)
     from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {

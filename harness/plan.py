@@ -139,7 +139,7 @@ def make_plan(
     submission = read_submission(manifest)
     root = manifest.absolute().parent
     verify_files(submission, root)
-    _check_llm(protocol)
+    _check_llm(protocol, home)
     subject = Subject(submission, root, protocol, home, allow_code)
     digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
     check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
@@ -178,8 +178,8 @@ def require_disk(plan: Plan) -> None:
         require_free(subject.home.root, plan.disk_bytes, f"the run of {subject.submission.id}")
 
 
-def _check_llm(protocol: Protocol) -> None:
-    found = llm_revision(locate_llm(protocol.llm.name))
+def _check_llm(protocol: Protocol, home: Home) -> None:
+    found = llm_revision(locate_llm(protocol.llm.name, home.llms))
     if found != protocol.llm.revision:
         raise IntegrityError(
             "language model differs from the protocol's revision",
@@ -215,7 +215,7 @@ def _count_images(subject: Subject, tasks: dict[str, Task]) -> int:
     """Images and frames that must be encoded, an upper bound: rows may share an image."""
     frames = subject.protocol.video.frames
     mixture = read_note(subject.data / MIXTURE)["rows"]
-    total = int(mixture["train"]) + frames * int(mixture["clips"])
+    total = int(mixture["train"]) + frames * int(mixture.get("clips", 0))
     for task in tasks.values():
         rows = read_note(subject.data / task.dataset)["rows"]
         total += sum(int(n) for n in rows.values()) * (frames if task.kind == "choice" else 1)

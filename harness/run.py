@@ -22,7 +22,7 @@ from harness.lmms import scorer_digest
 from harness.plan import Plan, Unit, require_disk
 from harness.records import Answer, Score
 from harness.scoring import ScoreJob, read_scores, score_in_process
-from harness.stages import extract_job, media_sets
+from harness.stages import MIXTURE, extract_job, has_clips, media_sets
 
 StageMaker = Callable[[str, str], Any]
 """stage(name, unit) -> progress callable with close()."""
@@ -90,7 +90,8 @@ def run_plan(
         times[name] = show.close()
         return outcome
 
-    names = media_sets(list(plan.tasks.values()))
+    clips = has_clips(plan.subject.data / MIXTURE)
+    names = media_sets(list(plan.tasks.values()), clips=clips)
     extracted = timed("features", "images", [(extract_job, {**context, "name": n}) for n in names])
     _prove_frozen(extracted)
     seeds = sorted({u.seed for u in plan.pending if u.task.kind != "probe"})

@@ -57,6 +57,7 @@ LAYERS: list[set[str]] = [
     {"harness.mini", "harness.run"},
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"},
+    {"harness.rehearsal_commands"},
     {"harness.cli"},
 ]
 # Neighbours that must not know each other.

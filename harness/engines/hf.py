@@ -87,7 +87,8 @@ class HFEngine:
     def _read_prefix(self, visual: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer for the chat opening and the visual tokens, (I, heads, P, d)."""
         opening = torch.tensor(self._llm.encode_prompt("").prefix)
-        embeds = torch.cat([self._llm.embed(opening).expand(len(visual), -1, -1), visual], 1)
+        opened = self._llm.embed(opening).expand(len(visual), -1, -1)
+        embeds = torch.cat([opened, visual.to(opened)], 1)
         cache = DynamicCache()
         self._llm.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         layers: list[Any] = cache.layers
