@@ -102,7 +102,8 @@ def answer_with(
 
     def visual(rows: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
-            shown: torch.Tensor = adapter(torch.from_numpy(tokens[order[list(rows)]]).float())
+            some = torch.from_numpy(tokens[order[list(rows)]]).float()
+            shown: torch.Tensor = adapter(some.to(adapter.position.device))
             return shown
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens

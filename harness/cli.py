@@ -44,10 +44,26 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         choices=("auto", "hf", "vllm"),
         help="what answers the questions (default: vllm where there is CUDA and vLLM is installed, else hf)",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where encoder and language model compute (default: cuda where torch sees one, else cpu)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     _add_allow_code(parser)
     _add_places(parser)
     return parser
+
+
+def _add_score(commands: Any) -> None:
+    text = "score answers that `run --answers-only` made, here or on another machine"
+    score = commands.add_parser("score", help=text, description=text)
+    score.add_argument("answers", type=Path, metavar="DIR", help="folder of answers")
+    score.add_argument("--protocol", default="", help="name or path (default: the one the answers name)")
+    score.add_argument("--results", type=Path, metavar="DIR", help="bundles (default: below the home folder)")
+    score.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(score)
 
 
 def _add_allow_code(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +95,14 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
+    run.add_argument(
+        "--answers-only",
+        type=Path,
+        metavar="DIR",
+        help="stop before the scores; `eyechart score DIR` goes on",
+    )
     _add_run(commands, "status", "show which units of a run are done")
+    _add_score(commands)
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
     ingest.add_argument(
@@ -261,6 +284,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,
+        "score": commands.score,
         "ingest": commands.ingest_results,
         "publish": commands.publish,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.adapter.llm import llm_revision, locate_llm
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
+from harness.device import CPU
 from harness.duplicates import refuse_duplicate
 from harness.encoders.base import Encoder
 from harness.engines.choose import REFERENCE
@@ -115,6 +116,7 @@ def make_plan(
     board: Sequence[Path] = (),
     allow_code: bool = False,
     engine: str = REFERENCE,
+    device: str = CPU,
 ) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
@@ -127,6 +129,7 @@ def make_plan(
         board: folders of bundles among which a duplicate of this encoder is looked for.
         allow_code: run the network of a submission that brings its own code.
         engine: what answers the questions; part of the run keys of all tasks but probes.
+        device: where encoder and language model compute; part of no run key, of the receipt instead.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
@@ -140,7 +143,7 @@ def make_plan(
     root = manifest.absolute().parent
     verify_files(submission, root)
     _check_llm(protocol, home)
-    subject = Subject(submission, root, protocol, home, allow_code)
+    subject = Subject(submission, root, protocol, home, allow_code, device)
     digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
     check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
     for task in tasks.values():
