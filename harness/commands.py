@@ -36,14 +36,16 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
     from harness.device import resolve_device
     from harness.engines.choose import resolve_engine
     from harness.plan import make_plan
-    from harness.protocol import read_protocol
+    from harness.protocol import read_protocol, refuse_unpinned
     from harness.submission import read_submission
 
     home, device = find_home(arguments.home), resolve_device(arguments.device)
     if not arguments.manifest.is_file():
         raise UsageError("no such manifest", where=str(arguments.manifest))
     read_submission(arguments.manifest)  # first: a slip of the pen must not cost the minutes of a suite
-    ensure_suite(read_protocol(arguments.protocol).suite, home)
+    protocol = read_protocol(arguments.protocol, home.protocols)
+    refuse_unpinned(protocol)
+    ensure_suite(protocol.suite, home)
     results = _results_of(arguments, home)
     return make_plan(
         arguments.manifest,

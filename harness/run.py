@@ -19,7 +19,7 @@ from harness.doctor import examine
 from harness.errors import IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
 from harness.plan import Plan, Unit, require_disk
-from harness.stages import MIXTURE, extract_job, media_sets
+from harness.stages import MIXTURE, extract_job, has_clips, media_sets
 from harness.unit_scores import Answered, ScorePlaces, score_units, write_scored
 
 StageMaker = Callable[[str, str], Any]
@@ -126,7 +126,8 @@ def measure(
         times[name] = show.close()
         return outcome
 
-    names = media_sets(list(plan.tasks.values()))
+    clips = has_clips(plan.subject.data / MIXTURE)
+    names = media_sets(list(plan.tasks.values()), clips=clips)
     extracted = timed("features", "images", [(extract_job, {**context, "name": n}) for n in names])
     _prove_frozen(extracted)
     seeds = sorted({u.seed for u in plan.pending if u.task.kind != "probe"})

@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"harness.convert", "harness.convert_child", "harness.convert_read", "harness.convert_tensors"},
     {"harness.hub"},
     {"harness.fetch"},
+    {"harness.llm_files"},
     {"harness.datasets"},
     {"harness.checkpoint_folder"},
     {"harness.submit"},
@@ -59,7 +60,9 @@ LAYERS: list[set[str]] = [
     {"harness.mini", "harness.run"},
     {"harness.handover"},
     {"harness.rehearsal"},
-    {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"},
+    {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
+    | {"harness.protocol_commands"},
+    {"harness.rehearsal_commands"},
     {"harness.cli"},
 ]
 # Neighbours that must not know each other.
@@ -88,6 +91,7 @@ TORCH_FREE += [
     "harness.verify",
     "harness.cli",
     "harness.data_commands",
+    "harness.protocol_commands",
     "leaderboard.build",
     "leaderboard.views",
     "leaderboard.charts",
