@@ -41,11 +41,13 @@ from harness.encoders.base import ENCODE_CHUNK, View, exact_float32
 from harness.encoders.timm import TimmConfig, TimmEncoder
 from harness.engines.base import IMAGE_CHUNK, Request
 from harness.engines.hf import HFEngine
-from harness.forecast import PEAK, QWEN_SHAPES, TEXT_TOKENS, LLMShape
+from harness.forecast import QWEN_SHAPES, TEXT_TOKENS, LLMShape
 from harness.mini.tokenizer import build_tokenizer
 from harness.protocol import read_protocol
 from harness.records import InputSpec, Source, Submission
 
+PEAK = {"H200": 790e12, "H100": 790e12}
+"""Dense bfloat16 operations a second that matrices reach, by a part of the card's name."""
 TOY_SHAPE = LLMShape(width=64, layers=2, ffn=128, heads=4, groups=2, vocabulary=4096)
 ENCODER_WIDTH = 1024
 QUESTIONS_AN_IMAGE = 5
