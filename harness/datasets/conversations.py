@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from harness.datasets.padded_boxes import is_box
+
 LONG_WORDS, SHORT_WORDS = 40, 3
-_NUMBER = r"\s*(?:0?\.\d+|[01](?:\.\d*)?)\s*"
-_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\.?")
 _LETTER = re.compile(r"[A-Z]\.?")
 _PLACE = re.compile(r"\s*<image>\s*")
 
@@ -28,7 +28,7 @@ def kind_of(answer: str) -> str:
     >>> [kind_of(a) for a in ("[0.1, 0.2, 0.55, 1.0]", "B", "two dogs", "A dog and a cat sleep.")]
     ['box', 'choice', 'short', 'open']
     """
-    if _BOX.fullmatch(answer) and all(float(v) <= 1 for v in re.findall(r"\d*\.\d+|\d+", answer)):
+    if is_box(answer):
         return "box"
     if _LETTER.fullmatch(answer):
         return "choice"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness.datasets.conversations import exchanges_of
 from harness.datasets.leaks import Leaks
+from harness.datasets.padded_boxes import BoxCount, convert, has_box
 from harness.datasets.prepare import Draft, Item, Medium
 from harness.datasets.rows import Row
-from harness.datasets.sources import Clips, Images, RawRow, raw_rows, upright_size
+from harness.datasets.sources import Clips, Images, RawRow, picture_size, raw_rows, upright_size
 from harness.datasets.specs import DatasetSpec
 from harness.digest import digest_bytes
 from harness.errors import DatasetError
@@ -36,6 +37,8 @@ class Reading:
     """ImageNet: label -> synset, as file names say it."""
     left_out: dict[str, int] = field(default_factory=dict)
     """The mixture: why rows were left out -> how many."""
+    boxes: dict[str, BoxCount] = field(default_factory=dict)
+    """The mixture: source -> what became of its boxes."""
 
     def count_out(self, why: str) -> None:
         """One row, or turn, that is not taken."""
@@ -165,12 +168,31 @@ def _mixture(reading: Reading) -> Reader:
         exchanges, dropped = exchanges_of(raw.row["conversations"] or [])
         for _ in range(dropped):
             reading.count_out("turn without an answer")
+        exchanges = _unpadded(exchanges, raw, reading)
         if not exchanges:
             return reading.count_out("no exchange")
         yield Item({"image_id": number, "exchanges": exchanges}, medium, raw.where)
         return None
 
     return read
+
+
+def _unpadded(exchanges: list[dict[str, str]], raw: RawRow, reading: Reading) -> list[dict[str, str]]:
+    """Exchanges with boxes as fractions of the picture, see `padded_boxes`."""
+    if not any(map(has_box, exchanges)):
+        return exchanges
+    width, height, turned = picture_size(raw.image or b"", raw.where)
+    if turned:
+        # LLaVA draws boxes on the pixels as they are stored; the harness shows the picture upright.
+        kept = [exchange for exchange in exchanges if not has_box(exchange)]
+        for _ in exchanges[len(kept) :]:
+            reading.count_out("box on a turned picture")
+        return kept
+    count = reading.boxes.setdefault(raw.row["data_source"] or "", BoxCount())
+    converted = [convert(exchange, width, height, count) for exchange in exchanges]
+    for _ in range(converted.count(None)):
+        reading.count_out("box in the padding")
+    return [exchange for exchange in converted if exchange is not None]
 
 
 _READERS: dict[str, Callable[[Reading], Reader]] = {

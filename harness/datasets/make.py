@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from harness.data import NOTE, read_note
 from harness.datasets import import_imagenet, import_refer
 from harness.datasets.import_parquet import Reading, read_items
 from harness.datasets.leaks import LEAKS, Leaks, evaluation_table, write_leaks
+from harness.datasets.padded_boxes import BoxCount
 from harness.datasets.prepare import Draft, Item, file_stamp
 from harness.datasets.sources import Clips, count_rows, refuse_pickle, split_files, unfamiliar
 from harness.datasets.specs import SPECS, DatasetSpec
@@ -92,6 +93,7 @@ class _Import:
         rows: dict[str, int] = {}
         for split, files in source.files.items():
             stamp = [source.kind, file_stamp(files), self._facts.get("against", {})]
+            stamp += ["boxes of the picture"] * (spec.kind == "mixture")  # an older draft has LLaVA's
             rows[split] = self._draft.split(
                 split,
                 partial(source.items, split),
@@ -110,11 +112,29 @@ class _Import:
             self._notes.append("label order not checked: no file name tells its synset")
         for why, count in sorted(self._facts.get("left_out", {}).items()):
             self._notes.append(f"left out, {why}: {count:,}")
+        self._tell_of_boxes()
         if not given.against:
             (self._draft.folder / LEAKS).unlink(missing_ok=True)  # of an attempt that looked for some
         about = {"kind": source.kind, **(given.source or {"folder": self._place.name})}
         digest = self._draft.close({"dataset": spec.name, "source": about, **self._facts})
         return Made(self._draft.target, digest, rows, tuple(self._notes))
+
+    def _tell_of_boxes(self) -> None:
+        """The mixture: how many boxes were rewritten, and sources whose boxes may be of something else."""
+        counts = {source: BoxCount(**count) for source, count in self._facts.get("boxes", {}).items()}
+        if total := sum(count.converted for count in counts.values()):
+            cut = sum(count.cut for count in counts.values())
+            self._notes.append(
+                f"boxes turned from fractions of the padded square into fractions of the picture: {total:,}, "
+                f"cut at an edge: {cut:,}"
+            )
+        for source, count in counts.items():
+            if count.suspicious:
+                self._notes.append(
+                    f"{count.in_padding:,} of {count.converted + count.in_padding:,} boxes of the source "
+                    f"{source} reach into the padding: they may be fractions of the picture already, "
+                    "see docs/decisions/0008-mixture-boxes.md before you train on them"
+                )
 
     def _find(self) -> _Source:
         spec, place = self._spec, self._place
@@ -211,7 +231,8 @@ class _Import:
             if order:
                 self._told = {"label_order": import_imagenet.check_label_order(order, where)}
         if self._spec.kind == "mixture":
-            self._told = {"left_out": reading.left_out}
+            boxes = {source: asdict(count) for source, count in sorted(reading.boxes.items())}
+            self._told = {"left_out": reading.left_out, "boxes": boxes}
             if reading.leaks:
                 write_leaks(self._draft.folder, reading.leaks.found)
 

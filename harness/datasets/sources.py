@@ -165,6 +165,16 @@ def upright_size(data: bytes, where: str) -> tuple[int, int]:
     Raises:
         DatasetError: no such image.
     """
+    width, height, turned = picture_size(data, where)
+    return (height, width) if turned else (width, height)
+
+
+def picture_size(data: bytes, where: str) -> tuple[int, int, bool]:
+    """Width and height of an image as it is stored, and whether it is shown turned by a quarter.
+
+    Raises:
+        DatasetError: no such image.
+    """
     try:
         with Image.open(
             io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -179,7 +189,7 @@ def upright_size(data: bytes, where: str) -> tuple[int, int]:
             expected="a whole image file",
             fix="fetch or copy the file again",
         ) from error
-    return (height, width) if turned else (width, height)
+    return width, height, turned
 
 
 class Images:
