@@ -1,9 +1,10 @@
 """ImageNet from what people have: folders of classes, ILSVRC's own layout, or its tars, which stay packed.
 
     train/n01440764/*.JPEG, val/n01440764/*.JPEG      folders of classes
-    ILSVRC/Data/CLS-LOC/val/*.JPEG + LOC_val_solution.csv   validation as it is given out
+    ILSVRC/Data/CLS-LOC/val/*.JPEG + LOC_val_solution.csv   validation as Kaggle gives it out
     ILSVRC2012_img_train.tar                          a tar of 1,000 tars
     train/n01440764.tar, ILSVRC2012_img_val.tar       tars of images
+    ILSVRC2012_devkit_t12.tar.gz                      what the validation images are, see `import_devkit`
 
 The label is the index of the class's synset among all, sorted: the order that everyone uses. Its digest is
 pinned below, and checked whenever all 1,000 are there.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.datasets.import_devkit import DEVKIT, devkit_solution
 from harness.datasets.prepare import Draft, Item, Medium, safe_name
 from harness.datasets.rows import NUM_CLASSES
 from harness.digest import digest_bytes
@@ -140,15 +142,15 @@ def _classless(path: Path | str) -> DatasetError:
         "image without a class",
         where=str(path),
         expected=f"a folder named after its synset, a name that ends in it, or {_SOLUTION}",
-        fix=f"put {_SOLUTION} beside it; the devkit's ground truth needs meta.mat, which is not read",
+        fix=f"put {_SOLUTION} or {DEVKIT} beside it",
     )
 
 
 def _solution(place: Path) -> dict[str, str]:
-    """Image name -> synset, as ILSVRC on Kaggle tells it: `ImageId,PredictionString`, synset first."""
+    """Image name -> synset: Kaggle's `ImageId,PredictionString`, synset first, or the devkit."""
     path = next(iter(sorted(place.rglob(_SOLUTION))), None)
     if path is None:
-        return {}
+        return devkit_solution(place)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}

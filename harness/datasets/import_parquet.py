@@ -27,7 +27,7 @@ class Reading:
     spec: DatasetSpec
     draft: Draft
     images: Path | None
-    """Folder of images that rows name."""
+    """Folder or zip of images that rows name."""
     clips: Clips | None
     leaks: Leaks | None = None
     """Evaluation images that the mixture may not contain."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import NOTE, read_note
-from harness.datasets import import_imagenet, import_refer
+from harness.datasets import import_imagenet, import_refer, import_vqa
 from harness.datasets.import_parquet import Reading, read_items
 from harness.datasets.leaks import LEAKS, Leaks, evaluation_table, write_leaks
 from harness.datasets.padded_boxes import BoxCount
@@ -28,7 +28,7 @@ class Given:
     """What a person says beside the source."""
 
     images: Path | None = None
-    """Folder of images that rows name."""
+    """Folder or zip of images that rows name."""
     clips: Path | None = None
     """Folder or zip of the clips."""
     splits: tuple[str, ...] = ()
@@ -140,6 +140,8 @@ class _Import:
         spec, place = self._spec, self._place
         if spec.kind == "rec" and (found := import_refer.find_refer(place)):
             return self._refer(*found)
+        if official := import_vqa.find_vqa(spec.name, place, self._given.images):
+            return self._official(official)
         parquet = {s.name: split_files(place, s.name) for s in spec.splits if not s.derived_from}
         if spec.kind == "classes" and not any(parquet.values()):
             return self._pictures()
@@ -262,6 +264,21 @@ class _Import:
                 yield item
 
         return _Source("refer", files, items, sum(counts[name] for name in files))
+
+    def _official(self, source: import_vqa.VqaFiles) -> _Source:
+        split = import_vqa.SPLIT
+        self._wanted([split], {})
+        if not source.rows:
+            raise DatasetError("split is empty", where=f"{self._place}: {split}", found="0 rows")
+        if not self._given.partial:
+            self._check_rows(split, len(source.rows))  # before gigabytes are read
+        self._notes += source.notes
+        files = {split: source.files}
+
+        def items(_split: str) -> Iterator[Item]:
+            return import_vqa.vqa_items(source, self._draft, self._advance)
+
+        return _Source("official", files, items, len(source.rows))
 
     def _pictures(self) -> _Source:
         found = {s.name: import_imagenet.find_pictures(self._place, s.name) for s in self._spec.splits}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,9 @@ BATCH_ROWS = 32
 """Rows with images in memory at a time."""
 PICKLES = (".p", ".pkl", ".pickle", ".pt", ".pth", ".npy", ".mat")
 _MAX_CLIP_BYTES = 4 * 2**30
+MAX_IMAGE_BYTES = 256 * 2**20
+UNZIPPING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""What a damaged, encrypted or unknown member of a zip raises."""
 _ORIENTATION = 0x0112
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 _NUMBERED = r"(?:-\d{5}-of-\d{5})?"
@@ -193,15 +198,23 @@ def picture_size(data: bytes, where: str) -> tuple[int, int, bool]:
 
 
 class Images:
-    """Images of a Parquet source: in its rows, or in a folder beside it.
+    """Images of a source: in its rows, or beside them in a folder or a zip.
 
     Args:
         draft: keeps them.
-        folder: of files that rows name without holding their bytes.
+        place: folder or zip of files that rows name without holding their bytes.
     """
 
-    def __init__(self, draft: Draft, folder: Path | None) -> None:
-        self._draft, self._folder = draft, folder
+    def __init__(self, draft: Draft, place: Path | None) -> None:
+        self._draft, self._place = draft, place
+        self._packed: dict[str, zipfile.ZipInfo] = {}
+        self._zip: zipfile.ZipFile | None = None
+        if place is not None and not place.exists():
+            raise DatasetError("images are missing", where=str(place), expected="a folder or a zip")
+        if place is not None and not place.is_dir():
+            self._zip = open_zip(place)
+            # Only the name counts: where a member would like to be unpacked is never looked at.
+            self._packed = {one.filename.rsplit("/", 1)[-1]: one for one in self._zip.infolist()}
 
     def keep(self, raw: RawRow) -> tuple[Medium, bytes]:
         """One row's image, kept once, and its bytes.
@@ -212,25 +225,56 @@ class Images:
         if raw.image:
             return self._draft.store(raw.image), raw.image
         where = f"{raw.where}, field image"
-        if self._folder is None or not raw.image_path:
+        if self._place is None or not raw.image_path:
             fix = "give the folder of the images with --images" if raw.image_path else "fetch the file again"
             found = raw.image_path or ("no bytes" if raw.image is None else "0 bytes")
             raise DatasetError("image is missing", where=where, found=found, expected="bytes", fix=fix)
         return self.file(raw.image_path, where)
 
     def file(self, name: str, where: str) -> tuple[Medium, bytes]:
-        """One file of the folder, linked, and its bytes.
+        """One file of the folder, linked, or of the zip, written out; and its bytes.
 
         Raises:
-            DatasetError: it is not there.
+            DatasetError: it is not there, or the zip is damaged.
+            UnsafeInputError: it is too large, or its name leads elsewhere.
         """
-        assert self._folder is not None
+        assert self._place is not None
         plain = safe_name(name.rsplit("/", 1)[-1], where)
-        path = self._folder / plain
+        if self._zip is not None:
+            data = self._unpacked(plain, where)
+            return self._draft.store(data), data
+        path = self._place / plain
         if not path.is_file():
             raise DatasetError("image is missing", where=where, found=str(path), expected="a file")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = _limited(file, where, str(path))
         return self._draft.linked(path, f"images/{plain}", data), data
+
+    def _unpacked(self, name: str, where: str) -> bytes:
+        assert self._zip is not None
+        if name not in self._packed:
+            found = f"{name} is none of {len(self._packed):,} files in {self._place}"
+            raise DatasetError("image is missing", where=where, found=found, expected="a file of the zip")
+        try:
+            with self._zip.open(self._packed[name]) as member:
+                return _limited(member, where, f"{self._place}: {name}")
+        except UNZIPPING as error:
+            raise DatasetError(
+                "image cannot be unpacked", where=f"{self._place}: {name}", found=str(error)
+            ) from error
+
+
+def _limited(file: IO[bytes], where: str, name: str) -> bytes:
+    """Bytes of an image, whose size nobody has to believe."""
+    data = file.read(MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UnsafeInputError(
+            "image file is too large",
+            where=where,
+            found=name,
+            expected=f"{MAX_IMAGE_BYTES:,} bytes at most",
+        )
+    return data
 
 
 class Clips:
@@ -251,7 +295,7 @@ class Clips:
                 self._files |= {p.stem: p for p in place.rglob("*") if p.suffix.lower() == ".mp4"}
         archives = {a for p in places for a in (p.rglob("*.zip") if p.is_dir() else [p])}
         for archive in sorted(archives):
-            with _open_zip(archive) as opened:
+            with open_zip(archive) as opened:
                 names = [n for n in opened.namelist() if n.lower().endswith(".mp4")]
             # Only the id counts: where a member would like to be unpacked is never looked at.
             self._members |= {Path(name).stem: (archive, name) for name in names}
@@ -277,7 +321,12 @@ class Clips:
         )
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip from anywhere.
+
+    Raises:
+        DatasetError: missing, or no whole zip.
+    """
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -287,7 +336,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _unpack(archive: Path, member: str, target: Path) -> Path:
-    with _open_zip(archive) as opened:
+    with open_zip(archive) as opened:
         size = opened.getinfo(member).file_size
         if size > _MAX_CLIP_BYTES:
             raise UnsafeInputError("clip too large", where=f"{archive}: {member}", found=f"{size:,} bytes")
@@ -299,7 +348,7 @@ def _unpack(archive: Path, member: str, target: Path) -> Path:
                 while chunk := source.read(min(1 << 20, left)):
                     out.write(chunk)
                     left -= len(chunk)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        except UNZIPPING as error:
             where = f"{archive}: {member}"
             raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
     return target
