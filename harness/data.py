@@ -7,6 +7,7 @@ the sha256 of each Parquet file and clip; for the embedded suite also the versio
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness import prompts
 from harness.digest import digest_file
 from harness.errors import DatasetError, IntegrityError
 from harness.files import read_json, read_parquet
+from harness.home import Home, find_home
 from harness.images import decode_clip, decode_rgb
 from harness.media import ReferencedImages, check_media, read_media_list
 from harness.records import Sample, Task
@@ -110,8 +112,14 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 
 def _command(folder: Path) -> str:
-    """What writes a dataset: the embedded suite makes itself, others are fetched (or imported)."""
-    return f"eyechart data fetch {folder.name}" if folder.parent.name == "main" else "eyechart mini data"
+    """What writes a dataset: the embedded one makes itself, the main one is fetched, others imported."""
+    folder = folder.absolute()
+    suite, root = folder.parent.name, folder.parent.parent.parent
+    if folder.parent != Home(root).data(suite):
+        return "eyechart mini data"
+    own = {"mini": "mini data", "main": f"data fetch {folder.name}"}
+    words = own.get(suite, f"data import {folder.name} FOLDER --suite {shlex.quote(suite)}")
+    return f"eyechart {words}" + f" --home {shlex.quote(str(root))}" * (root != find_home().root)
 
 
 def check_dataset(folder: Path, expected: str) -> str:

@@ -442,3 +442,22 @@ def test_packing_what_no_task_reads(copy, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("EYECHART_HOME", str(tmp_path / "home"))
     assert main(["data", "pack", "textvqa", "--suite", "nowhere"]) == 2
     assert "no task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suite", "words"),
+    [
+        ("mini", "`eyechart mini data`"),
+        ("main", "`eyechart data fetch vqav2`"),
+        ("rehearsal", "`eyechart data import vqav2 FOLDER --suite rehearsal`"),
+    ],
+)
+def test_a_missing_dataset_is_told_with_the_command_of_its_suite(tmp_path, monkeypatch, suite, words):
+    monkeypatch.setenv("EYECHART_HOME", str(tmp_path))
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(tmp_path / "data" / suite / "vqav2", "UNPINNED")
+    assert f"Run {words} to write it" in str(caught.value)
+    monkeypatch.setenv("EYECHART_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(tmp_path / "data" / suite / "vqav2", "UNPINNED")
+    assert f"Run {words.removesuffix('`')} --home {tmp_path}` to write it" in str(caught.value)
