@@ -38,10 +38,12 @@ def kind_of(answer: str) -> str:
     return "short" if words <= SHORT_WORDS else "open"
 
 
-def exchanges_of(turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], int]:
+def exchanges_of(turns: Sequence[Mapping[str, str] | None]) -> tuple[list[dict[str, str]], int]:
     """Exchanges of one conversation, and how many of its turns found no partner or said nothing."""
     exchanges, used, asked = [], 0, ""
     for turn in turns:
+        if turn is None:
+            continue
         text = (turn["value"] or "").strip()
         if turn["from"] in {"human", "user"}:
             asked = _PLACE.sub("\n", text).strip()

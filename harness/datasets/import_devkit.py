@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.datasets.walk import named
 from harness.errors import DatasetError, UnsafeInputError
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -62,19 +63,13 @@ def _find(place: Path) -> dict[str, tuple[str, bytes]]:
     """Name -> where it is, and its bytes: unpacked anywhere below, or in the devkit's archive."""
     found: dict[str, tuple[str, bytes]] = {}
     for name in (TRUTH, META):
-        path = next((p for p in sorted(place.rglob(name)) if p.is_file()), None)
-        if path is not None:
-            found[name] = str(path), _limited(path.read_bytes() if _small(path) else b"", str(path))
-    archive = next((p for p in sorted(place.rglob(DEVKIT)) if p.is_file()), None)
-    if not found and archive is not None:
+        if path := named(place, name):
+            if path.stat().st_size > _MAX_BYTES:
+                raise _too_large(str(path))
+            found[name] = str(path), path.read_bytes()
+    if not found and (archive := named(place, DEVKIT)):
         return _unpacked(archive)
     return found
-
-
-def _small(path: Path) -> bool:
-    if path.stat().st_size > _MAX_BYTES:
-        raise _too_large(str(path))
-    return True
 
 
 def _unpacked(archive: Path) -> dict[str, tuple[str, bytes]]:
@@ -101,12 +96,6 @@ def _too_large(where: str) -> UnsafeInputError:
     return UnsafeInputError(
         "unpacks to far more than a devkit", where=where, expected=f"{_MAX_BYTES:,} bytes at most"
     )
-
-
-def _limited(data: bytes, where: str) -> bytes:
-    if len(data) > _MAX_BYTES:
-        raise _too_large(where)
-    return data
 
 
 def synsets_of(data: bytes, where: str) -> dict[int, str]:

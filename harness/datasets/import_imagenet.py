@@ -23,8 +23,10 @@ from typing import BinaryIO
 from harness.datasets.import_devkit import DEVKIT, devkit_solution
 from harness.datasets.prepare import Draft, Item, Medium, safe_name
 from harness.datasets.rows import NUM_CLASSES
+from harness.datasets.sources import MAX_IMAGE_BYTES
+from harness.datasets.walk import files_below, is_file, named
 from harness.digest import digest_bytes
-from harness.errors import DatasetError
+from harness.errors import DatasetError, UnsafeInputError
 
 LABEL_ORDER = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 """sha256 of the 1,000 synset names, sorted, each ended by a line break. Computed from timm's list."""
@@ -68,17 +70,28 @@ class Picture:
 
         Raises:
             DatasetError: missing, or the tar is cut short.
+            UnsafeInputError: far larger than an image.
         """
+        if self.size > MAX_IMAGE_BYTES:
+            raise self._too_large(self.size)
         try:
             with open(self.file, "rb") as file:
                 file.seek(self.begin)
-                data = file.read(self.size)
+                data = file.read(self.size if self.member else MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise DatasetError("image cannot be read", where=self.name, found=str(error.strerror)) from error
         if self.member and len(data) != self.size:
             found = f"{self.size - len(data):,} bytes less"
             raise DatasetError("tar is cut short", where=self.name, found=found, fix="fetch it again")
+        if len(data) > MAX_IMAGE_BYTES:
+            raise self._too_large(Path(self.file).stat().st_size)
         return data
+
+    def _too_large(self, size: int) -> UnsafeInputError:
+        expected = f"{MAX_IMAGE_BYTES:,} at most"
+        return UnsafeInputError(
+            "image file is too large", where=self.name, found=f"{size:,} bytes", expected=expected
+        )
 
 
 def check_label_order(synsets: list[str], where: str) -> str:
@@ -109,8 +122,7 @@ def find_pictures(place: Path, split: str) -> list[Picture]:
         if folder.is_dir() and (found := _in_folder(folder, place, split)):
             return found
     for name in names:
-        tar = place / f"ILSVRC2012_img_{name}.tar"
-        if tar.is_file():
+        if is_file(tar := place / f"ILSVRC2012_img_{name}.tar"):
             return sorted(_in_tar(tar, split, place), key=lambda p: p.order)
     return []
 
@@ -118,11 +130,11 @@ def find_pictures(place: Path, split: str) -> list[Picture]:
 def _in_folder(folder: Path, place: Path, split: str) -> list[Picture]:
     found: list[Picture] = []
     solution = _solution(place) if split == "validation" else {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         relative = path.relative_to(folder)
         if path.suffix == ".tar" and _SYNSET.fullmatch(path.stem):
             found += _in_tar(path, split, place)
-        elif path.suffix.lower() in _IMAGES and path.is_file():
+        elif path.suffix.lower() in _IMAGES:
             synset = relative.parts[0] if len(relative.parts) > 1 else _told(path.stem, solution)
             if not _SYNSET.fullmatch(synset):
                 raise _classless(path)
@@ -148,13 +160,12 @@ def _classless(path: Path | str) -> DatasetError:
 
 def _solution(place: Path) -> dict[str, str]:
     """Image name -> synset: Kaggle's `ImageId,PredictionString`, synset first, or the devkit."""
-    path = next(iter(sorted(place.rglob(_SOLUTION))), None)
-    if path is None:
+    if (path := named(place, _SOLUTION)) is None:
         return devkit_solution(place)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, OSError, csv.Error) as error:
         raise DatasetError(
             "not ILSVRC's solution", where=str(path), expected="ImageId,PredictionString"
         ) from error
@@ -188,9 +199,9 @@ def _members(file: BinaryIO, path: Path, begin: int) -> Iterator[tuple[tarfile.T
         # "r:" takes no compressed tar: a range of its bytes would be no image.
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in list(tar):
-                if member.isreg():
+                if member.isreg() and not member.issparse():
                     yield member, member.offset_data
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DatasetError(
             "not a whole, uncompressed tar",
             where=str(path),

@@ -16,7 +16,9 @@ from harness.datasets.sources import Clips, Images, RawRow, picture_size, raw_ro
 from harness.datasets.specs import DatasetSpec
 from harness.digest import digest_bytes
 from harness.errors import DatasetError
+from harness.fields import show
 
+_MAX_SIDE = 1e9
 _SYNSET = re.compile(r"(n\d{8})(?:_\d+)?(?:_n\d{8})?\.JPEG|.*_(n\d{8})\.JPEG")
 
 
@@ -98,11 +100,13 @@ def flatten(
     """
     if not expressions:
         raise DatasetError("row is not sound", where=f"{where}, field answer", found="no expression")
-    box = row.get("bbox") or []
-    if len(box) != 4 or any(v is None for v in box):
+    box = row.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_pixels, box)):
         raise DatasetError(
-            "row is not sound", where=f"{where}, field bbox", found=str(box), expected="4 numbers"
+            "row is not sound", where=f"{where}, field bbox", found=show(box), expected="4 numbers"
         )
+    if row.get("question_id") is None:
+        raise DatasetError("row is not sound", where=f"{where}, field question_id", found="None")
     (width, height), (x, y, w, h) = size, box
     for k, expression in enumerate(expressions):
         yield Item(
@@ -117,6 +121,11 @@ def flatten(
             medium,
             where,
         )
+
+
+def _is_pixels(value: object) -> bool:
+    """A number that can be a place in a picture; no int of any length, which could not be divided."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > _MAX_SIDE
 
 
 def _clips(reading: Reading) -> Reader:

@@ -18,6 +18,7 @@ from harness.datasets.json_source import field_of, read_json_source
 from harness.datasets.prepare import Draft, Item
 from harness.datasets.sources import Images, refuse_pickle, upright_size
 from harness.datasets.specs import DatasetSpec
+from harness.datasets.walk import is_file
 from harness.errors import DatasetError
 from harness.fields import nearest
 
@@ -44,9 +45,9 @@ def find_refer(place: Path) -> tuple[Path, Path] | None:
         DatasetError: several files of references.
     """
     instances = place / "instances.json"
-    if not instances.is_file():
+    if not is_file(instances):
         return None
-    refs = sorted(p for p in place.glob("refs*.json") if p.is_file())
+    refs = sorted(p for p in place.glob("refs*.json") if is_file(p))
     if not refs:
         for path in sorted(place.glob("refs*")):
             refuse_pickle(path)
@@ -73,13 +74,17 @@ def read_refer(refs: Path, instances: Path) -> Refer:
             )
     tables = {name: held.get(name) for name in ("images", "annotations")}
     for name, rows in tables.items():
-        if not isinstance(rows, list) or not all(isinstance(r, dict) and "id" in r for r in rows):
-            close = nearest(name, [k for k in held if k not in tables])
+        if not isinstance(rows, list) or not all(isinstance(r, dict) and _is_id(r.get("id")) for r in rows):
+            found = nearest(name, [k for k in held if k not in tables]) if name not in held else ""
             raise DatasetError(
-                f"no list of {name}", where=f"{instances}: {name}", found=close, expected="rows with an id"
+                f"no list of {name}", where=f"{instances}: {name}", found=found, expected="rows with an id"
             )
     images, annotations = ({row["id"]: row for row in rows or []} for rows in tables.values())
     return Refer(refs, instances, listed, images, annotations)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def splits_of(refer: Refer, spec: DatasetSpec) -> dict[str, int]:
@@ -136,7 +141,8 @@ def refer_items(refer: Refer, split: str, draft: Draft, images: Path) -> Iterato
 def _polygon(value: object) -> list[float]:
     """The first polygon, as the hub has it; masks of other forms are not needed here."""
     first = value[0] if isinstance(value, list) and value else None
-    return [float(v) for v in first] if isinstance(first, list) else []
+    numbers = isinstance(first, list) and all(isinstance(v, int | float) for v in first)
+    return [float(v) for v in first] if numbers and first else []
 
 
 def _known(table: dict[int, dict[str, Any]], ref: dict[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from harness.datasets.json_source import field_of, read_json_source, table_of, t
 from harness.datasets.prepare import Draft, Item
 from harness.datasets.rows import Row
 from harness.datasets.sources import Images
+from harness.datasets.walk import named
 from harness.errors import DatasetError, UsageError
 
 SPLIT = "validation"
@@ -53,14 +54,14 @@ def find_vqa(dataset: str, place: Path, images: Path | None) -> VqaFiles | None:
         UsageError: nobody says where the images are.
     """
     names = {"vqav2": (QUESTIONS, ANNOTATIONS), "textvqa": (TEXTVQA,)}.get(dataset, ())
-    found = {name: path for name in names if (path := _first(place, name))}
+    found = {name: path for name in names if (path := named(place, name))}
     if not found:
         return None
     for name in names:
         if name not in found:
             fix = "put it beside the other; the official zip files are to be unpacked first"
             raise DatasetError("file is missing", where=str(place), expected=name, fix=fix)
-    folder = images or next((p for n in PLACES[dataset] if (p := _first(place, n))), None)
+    folder = images or next((p for n in PLACES[dataset] if (p := place / n).exists()), None)
     if folder is None:
         expected = " or ".join(PLACES[dataset])
         raise UsageError(
@@ -69,15 +70,9 @@ def find_vqa(dataset: str, place: Path, images: Path | None) -> VqaFiles | None:
     if dataset == "vqav2":
         rows = list(_vqav2(found[QUESTIONS], found[ANNOTATIONS]))
         return VqaFiles(list(found.values()), rows, folder)
-    ocr = _first(place, OCR)
+    ocr = named(place, OCR)
     rows = list(_textvqa(found[TEXTVQA], _ocr_tokens(ocr) if ocr else {}))
     return VqaFiles([found[TEXTVQA], *([ocr] if ocr else [])], rows, folder, () if ocr else (NO_OCR,))
-
-
-def _first(place: Path, name: str) -> Path | None:
-    """The file or folder of this name: in the folder itself, or in the first below that has it."""
-    direct = place / name
-    return direct if direct.exists() else next(iter(sorted(place.rglob(name))), None)
 
 
 def vqa_items(source: VqaFiles, draft: Draft, advance: Callable[[], None]) -> Iterator[Item]:

@@ -115,7 +115,7 @@ class _Import:
         self._tell_of_boxes()
         if not given.against:
             (self._draft.folder / LEAKS).unlink(missing_ok=True)  # of an attempt that looked for some
-        about = {"kind": source.kind, **(given.source or {"folder": self._place.name})}
+        about = {"kind": source.kind, **(given.source or {"folder": _spelled(self._place)})}
         digest = self._draft.close({"dataset": spec.name, "source": about, **self._facts})
         return Made(self._draft.target, digest, rows, tuple(self._notes))
 
@@ -293,6 +293,11 @@ class _Import:
 
         total = sum(len(found[name]) for name in wanted)
         return _Source("pictures", sources, items, total)
+
+
+def _spelled(place: Path) -> str:
+    """A folder's name for the note: one that is no UTF-8 has no other spelling in JSON."""
+    return place.name.encode("utf-8", "backslashreplace").decode()
 
 
 def prepared_evaluations(root: Path) -> list[str]:

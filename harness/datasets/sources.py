@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import lzma
 import re
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,9 @@ from PIL import Image
 from harness.datasets.prepare import Draft, Medium, safe_name
 from harness.datasets.rows import Row, schema_faults
 from harness.datasets.specs import DatasetSpec
+from harness.datasets.walk import files_below, is_file
 from harness.errors import DatasetError, UnsafeInputError
+from harness.fields import cut
 from harness.files import atomic_file
 
 BATCH_ROWS = 32
@@ -29,8 +33,11 @@ _MAX_CLIP_BYTES = 4 * 2**30
 MAX_IMAGE_BYTES = 256 * 2**20
 UNZIPPING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 """What a damaged, encrypted or unknown member of a zip raises."""
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _ORIENTATION = 0x0112
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, OverflowError)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_MAX_RATIO, _SMALL = 100, 2**20
 _NUMBERED = r"(?:-\d{5}-of-\d{5})?"
 
 
@@ -76,7 +83,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
     """
     name = re.escape(split)
     pattern = re.compile(rf"(?:.*/)?(?:{name}{_NUMBERED}|{name}/(?:{name}-)?[\w-]+)\.parquet")
-    found = [p for p in folder.rglob("*.parquet") if pattern.fullmatch(p.relative_to(folder).as_posix())]
+    found = [p for p in files_below(folder) if pattern.fullmatch(p.relative_to(folder).as_posix())]
     counts = {int(m[1]) for p in found if (m := re.search(r"-of-(\d{5})\.parquet$", p.name))}
     if counts and len(found) != max(counts):
         raise DatasetError(
@@ -149,7 +156,7 @@ def raw_rows(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:
                     data, name = (cell.get("bytes"), cell.get("path")) if cell else (None, None)
                     yield RawRow(path, index, row, data, name or "")
                     index += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(
                 "Parquet file is damaged",
                 where=f"{path}: after row {index}",
@@ -181,12 +188,13 @@ def picture_size(data: bytes, where: str) -> tuple[int, int, bool]:
         DatasetError: no such image.
     """
     try:
-        with Image.open(
-            io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-        ) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+        ):
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except (*_BROKEN, *_BOMB) as error:
         raise DatasetError(
             "image cannot be decoded",
             where=f"{where}, field image",
@@ -194,6 +202,8 @@ def picture_size(data: bytes, where: str) -> tuple[int, int, bool]:
             expected="a whole image file",
             fix="fetch or copy the file again",
         ) from error
+    if width < 1 or height < 1:
+        raise DatasetError("image has no pixels", where=f"{where}, field image", found=f"{width} x {height}")
     return width, height, turned
 
 
@@ -244,8 +254,8 @@ class Images:
             data = self._unpacked(plain, where)
             return self._draft.store(data), data
         path = self._place / plain
-        if not path.is_file():
-            raise DatasetError("image is missing", where=where, found=str(path), expected="a file")
+        if not is_file(path):
+            raise DatasetError("image is missing", where=where, found=cut(str(path), 300), expected="a file")
         with path.open("rb") as file:
             data = _limited(file, where, str(path))
         return self._draft.linked(path, f"images/{plain}", data), data
@@ -258,7 +268,7 @@ class Images:
         try:
             with self._zip.open(self._packed[name]) as member:
                 return _limited(member, where, f"{self._place}: {name}")
-        except UNZIPPING as error:
+        except (OSError, ValueError, struct.error, *UNZIPPING) as error:
             raise DatasetError(
                 "image cannot be unpacked", where=f"{self._place}: {name}", found=str(error)
             ) from error
@@ -292,8 +302,8 @@ class Clips:
         self.places = places
         for place in places:
             if place.is_dir():
-                self._files |= {p.stem: p for p in place.rglob("*") if p.suffix.lower() == ".mp4"}
-        archives = {a for p in places for a in (p.rglob("*.zip") if p.is_dir() else [p])}
+                self._files |= {p.stem: p for p in files_below(place) if p.suffix.lower() == ".mp4"}
+        archives = {a for p in places for a in (_zips(p) if p.is_dir() else [p])}
         for archive in sorted(archives):
             with open_zip(archive) as opened:
                 names = [n for n in opened.namelist() if n.lower().endswith(".mp4")]
@@ -309,6 +319,8 @@ class Clips:
         """
         reference = f"clips/{safe_name(clip, where)}.mp4"
         if path := self._files.get(clip):
+            if (size := path.stat().st_size) > _MAX_CLIP_BYTES:
+                raise UnsafeInputError("clip too large", where=str(path), found=f"{size:,} bytes")
             return self._draft.linked(path, reference)
         if member := self._members.get(clip):
             return self._draft.linked(_unpack(*member, self._draft.folder / reference), reference)
@@ -321,6 +333,10 @@ class Clips:
         )
 
 
+def _zips(place: Path) -> list[Path]:
+    return [path for path in files_below(place) if path.suffix == ".zip"]
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
     """A zip from anywhere.
 
@@ -329,7 +345,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, struct.error, *UNZIPPING) as error:
         raise DatasetError(
             "not a whole zip file", where=str(path), found=str(error), fix="fetch the file again"
         ) from error
@@ -337,21 +353,28 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def _unpack(archive: Path, member: str, target: Path) -> Path:
     with open_zip(archive) as opened:
-        size = opened.getinfo(member).file_size
-        if size > _MAX_CLIP_BYTES:
+        about = opened.getinfo(member)
+        size = about.file_size
+        # A clip is compressed already: zip gains a few per cent of it, and a bomb a thousand times.
+        if size > min(_MAX_CLIP_BYTES, _MAX_RATIO * about.compress_size + _SMALL):
             raise UnsafeInputError("clip too large", where=f"{archive}: {member}", found=f"{size:,} bytes")
         if target.is_file() and target.stat().st_size == size:
             return target
-        try:
-            with opened.open(member) as source, atomic_file(target) as out:
-                left = size
-                while chunk := source.read(min(1 << 20, left)):
-                    out.write(chunk)
-                    left -= len(chunk)
-        except UNZIPPING as error:
-            where = f"{archive}: {member}"
-            raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
+        with atomic_file(target) as out:
+            for chunk in _chunks(opened, member, size, f"{archive}: {member}"):
+                out.write(chunk)
     return target
+
+
+def _chunks(opened: zipfile.ZipFile, member: str, left: int, where: str) -> Iterator[bytes]:
+    """A member's bytes; what fails here is the zip, not the disk that is written to."""
+    try:
+        with opened.open(member) as source:
+            while chunk := source.read(min(1 << 20, left)):
+                yield chunk
+                left -= len(chunk)
+    except (OSError, ValueError, struct.error, *UNZIPPING) as error:
+        raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
 
 
 def unfamiliar(spec: DatasetSpec, place: Path, expected: str) -> DatasetError:
