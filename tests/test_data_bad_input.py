@@ -130,3 +130,15 @@ def test_a_full_disk(tmp_path, run, name, limit, more):
 
 def test_limits_of_this_process_are_as_before():
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "expected"),
+    [("mixture", "4", "779,289"), ("refcoco", "6", "1,975"), ("vqav2", "18", "214,354")],
+)
+def test_a_source_of_another_size_is_refused_before_it_is_read(run, tmp_path, name, found, expected):
+    write_repo(tmp_path / "raw", name)
+    more = ("--splits", "testA") if name == "refcoco" else ()
+    code, _, error = run("import", name, tmp_path / "raw", *more)
+    assert (code, f"found {found}, expected {expected}" in error) == (5, True), error
+    assert not list((tmp_path / "home" / "data" / "main").rglob("*.parquet"))

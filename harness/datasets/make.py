@@ -101,7 +101,7 @@ class _Import:
                 source=str(self._place),
                 told=lambda: self._told,
             )
-            self._check_rows(split, rows[split])
+            self._check_rows(split, rows[split], self._spec.split(split).rows)
             self._facts |= self._draft.told_of(split)
         for extra in spec.splits:
             if extra.derived_from in rows:
@@ -182,8 +182,7 @@ class _Import:
                 )
         return wanted
 
-    def _check_rows(self, split: str, found: int) -> None:
-        expected = self._spec.split(split).rows
+    def _check_rows(self, split: str, found: int, expected: int | None) -> None:
         if expected in {None, found}:
             return
         if not self._given.partial:
@@ -205,8 +204,10 @@ class _Import:
         for name, count in counts.items():
             if not count:
                 raise DatasetError("split is empty", where=f"{self._place}: {name}", found="0 rows")
-            if spec.kind not in {"rec", "mixture"} and not given.partial:
-                self._check_rows(name, count)  # before gigabytes are read
+            split = spec.split(name)
+            if not given.partial:
+                plain = spec.kind not in {"rec", "mixture"}  # of the others, rows are made or left out
+                self._check_rows(name, count, split.rows if plain else split.raw_rows)
         clips = None
         if spec.media == "clip":
             clips = Clips(self._draft, [given.clips or self._place])
@@ -271,7 +272,7 @@ class _Import:
         if not source.rows:
             raise DatasetError("split is empty", where=f"{self._place}: {split}", found="0 rows")
         if not self._given.partial:
-            self._check_rows(split, len(source.rows))  # before gigabytes are read
+            self._check_rows(split, len(source.rows), self._spec.split(split).rows)
         self._notes += source.notes
         files = {split: source.files}
 
