@@ -178,6 +178,29 @@ def test_files_larger_than_any_image(run, tmp_path):
     assert (code, "clip too large" in error) == (4, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("textvqa", "TextVQA_0.5.1_val.json"),
+        ("refcoco", "refs.json"),
+        ("imagenet", "LOC_val_solution.csv"),
+        ("imagenet", "meta.mat"),
+    ],
+)
+def test_tables_larger_than_any(run, tmp_path, name, file):
+    folder = tmp_path / "raw"
+    for part in ("images", "train_images", "train/n01440764", "val/n01440764"):
+        (folder / part).mkdir(parents=True)
+    for split in ("train", "val"):
+        (folder / split / "n01440764" / "n01440764_1.JPEG").write_bytes(picture(len(split)))
+    for json_file in ("instances.json", "ILSVRC2012_validation_ground_truth.txt"):
+        (folder / json_file).write_text("{}")
+    with (folder / file).open("wb") as out:
+        out.truncate(2**34)
+    code, _, error = bring(run, name, folder)
+    assert (code, f"{file}: " in error) == (4, True), error
+
+
 def zip_of(path, names, data, **options):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options) as out:
         for name in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401  (lmms-eval imports torchvision)
+
 import io
 import re
 import zipfile

@@ -33,7 +33,7 @@ LABEL_ORDER = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 _SYNSET = re.compile(r"n\d{8}")
 _IN_NAME = re.compile(r".*_(n\d{8})")
 _IMAGES = {".jpeg", ".jpg", ".png"}
-_SOLUTION = "LOC_val_solution.csv"
+_SOLUTION, _MAX_SOLUTION_BYTES = "LOC_val_solution.csv", 64 * 2**20
 _ALIASES = {"train": ("train",), "validation": ("val", "validation")}
 
 
@@ -162,6 +162,8 @@ def _solution(place: Path) -> dict[str, str]:
     """Image name -> synset: Kaggle's `ImageId,PredictionString`, synset first, or the devkit."""
     if (path := named(place, _SOLUTION)) is None:
         return devkit_solution(place)
+    if (size := path.stat().st_size) > _MAX_SOLUTION_BYTES:
+        raise UnsafeInputError("not ILSVRC's solution", where=str(path), found=f"{size:,} bytes")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
