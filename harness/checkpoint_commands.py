@@ -121,13 +121,15 @@ def _some(names: tuple[str, ...], shown: int = 5) -> str:
 def doctor(arguments: argparse.Namespace) -> int:
     """Examine an encoder before any long run; exit code 3 when something is wrong."""
     from harness.doctor import examine
+    from harness.home import find_home
     from harness.protocol import read_protocol
     from harness.submission import read_submission, verify_files
 
     sub = read_submission(arguments.manifest)
     root = arguments.manifest.absolute().parent
     verify_files(sub, root)
-    report = examine(sub, root, read_protocol(arguments.protocol), allow_code=arguments.allow_local_code)
+    protocol = read_protocol(arguments.protocol, find_home().protocols)
+    report = examine(sub, root, protocol, allow_code=arguments.allow_local_code)
     code = 3 if report.findings else 0
     if arguments.json:
         _print(report.as_json())

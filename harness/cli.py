@@ -44,10 +44,26 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         choices=("auto", "hf", "vllm"),
         help="what answers the questions (default: vllm where there is CUDA and vLLM is installed, else hf)",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where encoder and language model compute (default: cuda where torch sees one, else cpu)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     _add_allow_code(parser)
     _add_places(parser)
     return parser
+
+
+def _add_score(commands: Any) -> None:
+    text = "score answers that `run --answers-only` made, here or on another machine"
+    score = commands.add_parser("score", help=text, description=text)
+    score.add_argument("answers", type=Path, metavar="DIR", help="folder of answers")
+    score.add_argument("--protocol", default="", help="name or path (default: the one the answers name)")
+    score.add_argument("--results", type=Path, metavar="DIR", help="bundles (default: below the home folder)")
+    score.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(score)
 
 
 def _add_allow_code(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +95,14 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
+    run.add_argument(
+        "--answers-only",
+        type=Path,
+        metavar="DIR",
+        help="stop before the scores; `eyechart score DIR` goes on",
+    )
     _add_run(commands, "status", "show which units of a run are done")
+    _add_score(commands)
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
     ingest.add_argument(
@@ -99,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument("--json", action="store_true", help="print a JSON object")
     _add_places(publish)
     _add_data(commands)
+    _add_protocol(commands)
     _add_mini(commands)
+    _add_rehearsal(commands)
     return parser
 
 
@@ -190,6 +215,30 @@ def _add_data(commands: Any) -> None:
         _add_places(part)
 
 
+def _add_protocol(commands: Any) -> None:
+    text = "protocols: list, show, pin, fetch the language model"
+    protocol = commands.add_parser("protocol", help=text)
+    parts = protocol.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
+    texts = {
+        "list": "show the protocols: suite, language model, budget, seeds, what is pinned and here",
+        "show": "print a protocol and its recipe digests",
+        "pin": "fill in what is UNPINNED: asks the hub once, and takes the prepared mixture's digest",
+        "fetch": "fetch the protocol's language model at its pinned revision",
+    }
+    for name, about in texts.items():
+        part = parts.add_parser(name, help=about, description=about)
+        if name != "list":
+            part.add_argument("protocol", metavar="NAME", help="name or path of a protocol")
+        if name in {"list", "show"}:
+            part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        if name == "pin":
+            part.add_argument("--revision", default="", metavar="40-HEX", help="another than the newest")
+            part.add_argument(
+                "--out", type=Path, metavar="FILE", help="the copy (default: <home>/protocols/NAME.toml)"
+            )
+        _add_places(part)
+
+
 def _add_mini(commands: Any) -> None:
     mini = commands.add_parser(
         "mini", help="the embedded suite: data, zoo, language model, results of record"
@@ -222,6 +271,22 @@ def _add_mini(commands: Any) -> None:
             )
 
 
+def _add_rehearsal(commands: Any) -> None:
+    text = "run the main suite's code from end to end on made-up data (minutes)"
+    rehearsal = commands.add_parser("rehearsal", help=text, description=text)
+    rehearsal.add_argument(
+        "--site",
+        type=Path,
+        default=Path("site-rehearsal"),
+        help="folder of the site (default: site-rehearsal)",
+    )
+    rehearsal.add_argument(
+        "--engines", nargs="+", choices=("hf", "vllm"), default=["hf", "vllm"], help="default: hf vllm"
+    )
+    rehearsal.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    _add_places(rehearsal)
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "mini":
         from harness import mini_commands
@@ -231,6 +296,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import data_commands
 
         return data_commands.run_part(arguments)
+    if arguments.command == "rehearsal":
+        from harness import rehearsal_commands
+
+        return rehearsal_commands.rehearse(arguments)
+    if arguments.command == "protocol":
+        from harness import protocol_commands
+
+        return protocol_commands.run_part(arguments)
     from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {
@@ -242,6 +315,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,
+        "score": commands.score,
         "ingest": commands.ingest_results,
         "publish": commands.publish,
     }

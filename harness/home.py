@@ -26,6 +26,11 @@ class Home:
         return self.root / "llms"
 
     @property
+    def protocols(self) -> Path:
+        """A person's own protocols, and pinned copies of those that come with Eyechart."""
+        return self.root / "protocols"
+
+    @property
     def features(self) -> Path:
         """Cached features."""
         return self.root / "cache" / "features"

@@ -92,7 +92,8 @@ def _train_llm(arguments: argparse.Namespace) -> int:
 
 
 def _proof(arguments: argparse.Namespace) -> int:
-    from harness.adapter.llm import llm_revision, load_llm
+    from harness.adapter.llm import load_llm
+    from harness.llm_files import llm_revision
     from harness.mini.proof import DEFAULT_NEEDED, NEEDED, prove
     from harness.protocol import read_protocol
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from harness.adapter.llm import llm_revision, locate_llm
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
+from harness.device import CPU
 from harness.duplicates import refuse_duplicate
 from harness.encoders.base import Encoder
 from harness.engines.choose import REFERENCE
 from harness.errors import DatasetError, IntegrityError
 from harness.files import require_free
 from harness.home import Home
+from harness.llm_files import llm_revision, locate_llm
 from harness.prompts import PROBE_SCORER
-from harness.protocol import read_protocol
+from harness.protocol import read_protocol, refuse_unpinned
 from harness.records import Counts, Protocol, Run, Submission, Task
 from harness.stages import MIXTURE, Subject, open_subject
 from harness.submission import read_submission, verify_files
@@ -115,6 +116,7 @@ def make_plan(
     board: Sequence[Path] = (),
     allow_code: bool = False,
     engine: str = REFERENCE,
+    device: str = CPU,
 ) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
@@ -127,24 +129,23 @@ def make_plan(
         board: folders of bundles among which a duplicate of this encoder is looked for.
         allow_code: run the network of a submission that brings its own code.
         engine: what answers the questions; part of the run keys of all tasks but probes.
+        device: where encoder and language model compute; part of no run key, of the receipt instead.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
         DatasetError: data missing, changed, empty.
         IntegrityError: the language model differs from the protocol's.
-        UsageError: unknown protocol or task.
+        UsageError: unknown protocol or task, or a protocol that is not pinned yet.
     """
-    protocol = read_protocol(protocol_name)
+    protocol = read_protocol(protocol_name, home.protocols)
+    refuse_unpinned(protocol)
     tasks = {name: read_task(name, tasks_dir) for name in protocol.tasks}
     submission = read_submission(manifest)
     root = manifest.absolute().parent
     verify_files(submission, root)
-    _check_llm(protocol)
-    subject = Subject(submission, root, protocol, home, allow_code)
-    digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
-    check_dataset(subject.data / MIXTURE, protocol.adapter.mixture_digest)
-    for task in tasks.values():
-        _check_rows(subject.data / task.dataset, task)
+    _check_llm(protocol, home)
+    subject = Subject(submission, root, protocol, home, allow_code, device)
+    digests = _check_data(subject, tasks)
     encoder = open_subject(subject)
     refuse_duplicate(submission, encoder.weight_digest(), protocol.name, board)
     done = _committed(results, protocol.name, submission.id)
@@ -178,8 +179,8 @@ def require_disk(plan: Plan) -> None:
         require_free(subject.home.root, plan.disk_bytes, f"the run of {subject.submission.id}")
 
 
-def _check_llm(protocol: Protocol) -> None:
-    found = llm_revision(locate_llm(protocol.llm.name))
+def _check_llm(protocol: Protocol, home: Home) -> None:
+    found = llm_revision(locate_llm(protocol.llm.name, home.llms))
     if found != protocol.llm.revision:
         raise IntegrityError(
             "language model differs from the protocol's revision",
@@ -187,6 +188,15 @@ def _check_llm(protocol: Protocol) -> None:
             found=found[:16],
             expected=protocol.llm.revision[:16],
         )
+
+
+def _check_data(subject: Subject, tasks: dict[str, Task]) -> dict[str, str]:
+    """Digest of each dataset, once it and the mixture were found whole."""
+    digests = {t.dataset: check_dataset(subject.data / t.dataset, t.dataset_digest) for t in tasks.values()}
+    check_dataset(subject.data / MIXTURE, subject.protocol.adapter.mixture_digest)
+    for task in tasks.values():
+        _check_rows(subject.data / task.dataset, task)
+    return digests
 
 
 def _check_rows(folder: Path, task: Task) -> None:
@@ -215,7 +225,7 @@ def _count_images(subject: Subject, tasks: dict[str, Task]) -> int:
     """Images and frames that must be encoded, an upper bound: rows may share an image."""
     frames = subject.protocol.video.frames
     mixture = read_note(subject.data / MIXTURE)["rows"]
-    total = int(mixture["train"]) + frames * int(mixture["clips"])
+    total = int(mixture["train"]) + frames * int(mixture.get("clips", 0))
     for task in tasks.values():
         rows = read_note(subject.data / task.dataset)["rows"]
         total += sum(int(n) for n in rows.values()) * (frames if task.kind == "choice" else 1)

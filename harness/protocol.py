@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,29 +93,28 @@ RULES: Rules = {
 }
 
 
-def known_protocols() -> tuple[str, ...]:
-    """Names of the protocols that come with Eyechart, sorted."""
-    return tuple(sorted(path.stem for path in PROTOCOLS.glob("*.toml")))
+def known_protocols(own: Path | None = None) -> tuple[str, ...]:
+    """Names of the protocols that come with Eyechart and of those in `own`, sorted."""
+    folders = [PROTOCOLS] if own is None else [PROTOCOLS, own]
+    return tuple(sorted({path.stem for folder in folders for path in folder.glob("*.toml")}))
 
 
-def read_protocol(name_or_path: str) -> Protocol:
-    """Read a protocol by the name of one that comes with Eyechart, or from a TOML file.
+def find_protocol(name_or_path: str, own: Path | None = None) -> Path:
+    """The file of a protocol.
 
     Args:
         name_or_path: "mini", or a path: anything with a slash or the ending .toml.
-
-    Returns:
-        The protocol, its recipe digests filled in and its probe's lambdas sorted largest first.
+        own: folder of a person's own protocols and pinned copies (`Home.protocols`), looked at first.
 
     Raises:
-        UsageError: no such protocol (the nearest name is given), or the file is not valid.
+        UsageError: no such protocol; the nearest name is given.
     """
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
             raise UsageError("no such protocol file", where=name_or_path)
-        return _read(path)
-    known = known_protocols()
+        return path
+    known = known_protocols(own)
     if name_or_path not in known:
         close = nearest(name_or_path, known)
         raise UsageError(
@@ -123,11 +123,100 @@ def read_protocol(name_or_path: str) -> Protocol:
             expected=f"one of {', '.join(known)}, or a path ending in .toml",
             fix=f"write {close}" if close else "",
         )
-    protocol = _read(PROTOCOLS / f"{name_or_path}.toml")
-    if protocol.name != name_or_path:
-        place = Place(f"{name_or_path}.toml", UsageError, "name")
+    mine = own / f"{name_or_path}.toml" if own else None
+    return mine if mine is not None and mine.is_file() else PROTOCOLS / f"{name_or_path}.toml"
+
+
+def read_protocol(name_or_path: str, own: Path | None = None) -> Protocol:
+    """Read a protocol by name, or from a TOML file.
+
+    A file in `own` that has the name of a protocol that comes with Eyechart is a pinned copy of it: it may
+    say what that one leaves UNPINNED, and must agree with it in everything else.
+
+    Args:
+        name_or_path: "mini", or a path: anything with a slash or the ending .toml.
+        own: folder of a person's own protocols and pinned copies (`Home.protocols`).
+
+    Returns:
+        The protocol, its recipe digests filled in and its probe's lambdas sorted largest first.
+
+    Raises:
+        UsageError: no such protocol (the nearest name is given), the file is not valid, or it is no copy.
+    """
+    path = find_protocol(name_or_path, own)
+    protocol = _read(path)
+    if path.stem == name_or_path and protocol.name != name_or_path:
+        place = Place(path.name, UsageError, "name")
         place.refuse("differs from the file's name", found=protocol.name, expected=name_or_path)
+    shipped = PROTOCOLS / f"{name_or_path}.toml"
+    if path.stem == name_or_path and path != shipped and shipped.is_file():
+        _check_copy(protocol, _read(shipped), path)
     return protocol
+
+
+def _check_copy(copy: Protocol, shipped: Protocol, path: Path) -> None:
+    """Under a name that everybody knows there may be no other rules."""
+    pinned = replace(
+        shipped,
+        llm=replace(shipped.llm, revision=_either(shipped.llm.revision, copy.llm.revision)),
+        adapter=replace(
+            shipped.adapter,
+            mixture_digest=_either(shipped.adapter.mixture_digest, copy.adapter.mixture_digest),
+        ),
+    )
+    if replace(copy, recipe_digests={}) == replace(pinned, recipe_digests={}):
+        return
+    parts = (*TOP_KEYS[1:], *SECTIONS)
+    changed = [name for name in parts if getattr(copy, name) != getattr(pinned, name)]
+    raise UsageError(
+        f"is no pinned copy of the protocol {shipped.name} that comes with this version",
+        where=str(path),
+        found=f"other values in {', '.join(changed)}",
+        fix=f"move the file away and run `eyechart protocol pin {shipped.name}`, "
+        "or give your own rules a name of their own",
+    )
+
+
+def _either(shipped: str, own: str) -> str:
+    return own if shipped == UNPINNED else shipped
+
+
+def refuse_unpinned(protocol: Protocol) -> None:
+    """No run begins with a part that nobody has looked up: its number could not be made again.
+
+    Raises:
+        UsageError: names what is UNPINNED.
+    """
+    if loose := unpinned_fields(protocol):
+        raise UsageError(
+            f"protocol {protocol.name} is not pinned yet, so no run can be made under it",
+            found=f"UNPINNED in {' and '.join(loose)}",
+            fix=f"run `eyechart protocol pin {protocol.name}`",
+        )
+
+
+def replace_values(text: str, swaps: Mapping[str, str]) -> str:
+    """A protocol's TOML with some of its values replaced; everything else, comments too, stays.
+
+    Args:
+        text: the file.
+        swaps: `section.key`, or `key` of the top, -> TOML value.
+
+    Raises:
+        KeyError: a key is not in the file.
+    """
+    lines, section, left = text.splitlines(), "", dict(swaps)
+    for number, line in enumerate(lines):
+        if head := re.fullmatch(r"\[{1,2}([a-z.]+)\]{1,2}", line.split("#")[0].strip()):
+            section = head[1] + "."
+        elif pair := re.match(r"([a-z_]+)\s*=\s*", line):
+            value = left.pop(section + pair[1], None)
+            if value is not None:
+                comment = re.match(r'(?:"[^"]*"|[^"#]*?)(\s*#.*)?$', line[pair.end() :])
+                lines[number] = f"{pair[0]}{value}{(comment and comment[1]) or ''}"
+    if left:
+        raise KeyError(", ".join(left))
+    return "\n".join(lines) + "\n"
 
 
 def _read(path: Path) -> Protocol:

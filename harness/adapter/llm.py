@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import harness.torchvision_shim
+import harness.torchvision_shim  # noqa: F401  (must run before transformers is imported)
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import harness
-from harness.digest import digest_arrays, digest_file, digest_tree
-from harness.errors import DatasetError, IntegrityError, UsageError
-from harness.files import read_json
+from harness.digest import digest_arrays
+from harness.errors import DatasetError, IntegrityError
+from harness.llm_files import LOCAL_LLMS, llm_revision, locate_llm
 from harness.recipes import LLMRecipe
 
+__all__ = ["IMAGE", "LOCAL_LLMS", "LanguageModel", "Prompt", "llm_revision", "load_llm", "locate_llm"]
+
 IMAGE = "<image>"
-LOCAL_LLMS = {"mini-llm": Path(harness.__file__).parent / "mini" / "weights" / "llm"}
-"""Models that ship with Eyechart, by the name a protocol uses."""
-MODEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-OPTIONAL_FILES = ("chat_template.jinja",)
-"""Some models keep their chat template in tokenizer_config.json."""
-FETCHED = "FETCHED.json"
-FETCH = "eyechart protocol fetch PROTOCOL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +58,8 @@ class LanguageModel:
         return int(self.tokenizer.eos_token_id)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(…) int64 -> (…, H)."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        """(…) int64, wherever they are -> (…, H) where the model computes."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 
     def encode_prompt(self, text: str, *, image: bool = True) -> Prompt:
@@ -102,63 +90,6 @@ class LanguageModel:
     def weight_digest(self) -> str:
         """sha256 over all weights, independent of order."""
         return digest_arrays({k: v.detach().cpu().numpy() for k, v in self.model.state_dict().items()})
-
-
-def locate_llm(name: str, llms: Path | None = None) -> Path:
-    """Folder of a language model: one that ships with Eyechart, or one that was fetched.
-
-    Args:
-        name: as a protocol says it: `mini-llm`, or a hub id.
-        llms: folder of fetched models (`Home.llms`), each in `<org>--<name>`.
-
-    Raises:
-        UsageError: it does not ship with this version, and was not fetched.
-    """
-    if name in LOCAL_LLMS:
-        return LOCAL_LLMS[name]
-    folder = llms / name.replace("/", "--") if llms else None
-    if folder is None or not folder.is_dir():
-        raise UsageError(
-            "language model is not here",
-            found=name,
-            expected=f"{', '.join(sorted(LOCAL_LLMS))}, or the folder {folder}" if folder else "",
-            fix=f"fetch it: {FETCH}" if folder else "",
-        )
-    return folder
-
-
-def llm_revision(folder: Path) -> str:
-    """What a protocol pins: the hub's revision where the model was fetched, else sha256 over its files.
-
-    A fetched model has FETCHED.json with its revision and the sha256 of each file, which are checked here.
-
-    Raises:
-        IntegrityError: a file is missing, or is not the fetched one.
-    """
-    present = [name for name in MODEL_FILES if (folder / name).is_file()]
-    absent = [name for name in MODEL_FILES if name not in present and name not in OPTIONAL_FILES]
-    note = folder / FETCHED
-    listed = read_json(note)["files"] if note.is_file() else {}
-    if absent := absent or [name for name in listed if not (folder / name).is_file()]:
-        raise IntegrityError(
-            "file of the language model is missing",
-            where=f"{folder.name}/{absent[0]}",
-            fix="fetch it again: eyechart protocol fetch PROTOCOL"
-            if listed
-            else "restore the files from git",
-        )
-    if not listed:
-        return digest_tree({name: folder / name for name in present})
-    for name, recorded in listed.items():
-        if (found := digest_file(folder / name)) != recorded:
-            raise IntegrityError(
-                "file of the language model has changed",
-                where=f"{folder.name}/{name}",
-                found=found[:16],
-                expected=recorded[:16],
-                fix=f"remove the folder and fetch it again: {FETCH}",
-            )
-    return str(read_json(note)["revision"])
 
 
 def load_llm(

@@ -8,18 +8,21 @@ Source: the configuration, tokenizer.json and chat template of Qwen2.5-0.5B-Inst
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401
+
 import random
-import re
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging
 
-from harness.adapter.llm import llm_revision
+from harness.llm_files import llm_revision
 from harness.mini.suite import still_exchanges
 from harness.mini.world import sample_scenes
 from harness.prompts import BOX_REQUEST, LETTERS, SHORT_ANSWER
+from harness.protocol import replace_values
 from harness.seeds import derive_seed
 
 NAME = "eyechart/rehearsal-llm"
@@ -44,6 +47,9 @@ VOCABULARY = 900
 WIDTH, LAYERS, HEADS, GROUPS = 128, 3, 4, 2
 SCALE = 2.0
 """Weights are drawn this much wider than by default, so that greedy choices do not hang on rounding."""
+
+pinned_protocol = replace_values
+"""(TOML, `section.key` -> value) -> the TOML of a protocol on this model and data."""
 
 
 def corpus() -> list[str]:
@@ -113,29 +119,7 @@ def write_llm(folder: Path) -> str:
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(SCALE)
+        logging.disable_progress_bar()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))
     return llm_revision(folder)
-
-
-def pinned_protocol(text: str, swaps: dict[str, str]) -> str:
-    """A protocol's TOML with some of its values replaced.
-
-    Args:
-        text: the file.
-        swaps: `section.key`, or `key` of the top, -> TOML value.
-
-    Raises:
-        KeyError: a key is not in the file.
-    """
-    lines, section, left = text.splitlines(), "", dict(swaps)
-    for number, line in enumerate(lines):
-        if head := re.fullmatch(r"\[{1,2}([a-z.]+)\]{1,2}", line.strip()):
-            section = head[1] + "."
-        elif pair := re.match(r"([a-z_]+) = ", line):
-            value = left.pop(section + pair[1], None)
-            if value is not None:
-                lines[number] = f"{pair[1]} = {value}"
-    if left:
-        raise KeyError(", ".join(left))
-    return "\n".join(lines) + "\n"
