@@ -8,7 +8,7 @@ elsewhere (`eyechart score`). In this order:
 2. measure throughput at the real scale meanwhile (scripts/gpu_bench.py), with the card to itself;
 3. answer the mini suite, several encoders at a time, matched pairs first; none is begun after the time that
    leaves room for the longest one seen, and what is unfinished at the end is stopped and left out.
-Leaves in OUT: answers.tar (one folder an encoder), bench.json, session.json, logs.tar.
+Leaves in OUT: answers.tar (a folder for `eyechart score`), bench.json, session.json, logs.tar.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def pack_results(session: Session) -> None:
     done = [name for name, facts in session.facts["encoders"].items() if facts["exit"] == 0]
     with tarfile.open(session.out / "answers.tar", "w") as archive:
         for name in done:
-            archive.add(session.work / "answers" / name, name)
+            archive.add(session.work / "answers" / name, "answers")
     with tarfile.open(session.out / "logs.tar", "w") as archive:
         archive.add(session.logs, "logs")
     session.facts["seconds"] = round(time.monotonic() - session.began, 1)
