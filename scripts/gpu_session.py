@@ -5,8 +5,9 @@
 Needs torch, transformers, timm, peft and pyarrow, and neither lmms-eval nor PyAV: answers are scored
 elsewhere (`eyechart score`). In this order:
 1. unpack the weights that are not in the tree, and start rendering the suite's images (CPU only);
-2. measure throughput at the real scale meanwhile (scripts/gpu_bench.py), with the card to itself;
-3. answer the mini suite, several encoders at a time, matched pairs first; none is begun after the time that
+2. meanwhile run the tests that need a card (tests/test_gpu.py);
+3. measure throughput at the real scale (scripts/gpu_bench.py), with the card to itself;
+4. answer the mini suite, several encoders at a time, matched pairs first; none is begun after the time that
    leaves room for the longest one seen, and what is unfinished at the end is stopped and left out.
 Leaves in OUT: answers.tar (a folder for `eyechart score`), bench.json, session.json, logs.tar.
 """
@@ -34,6 +35,8 @@ ORDER = """
 """The demo has the weights of mini-resnet-siglip-s0: the two show whether the card repeats itself."""
 RESERVE_S = 12
 """For packing the results."""
+PARTS = ["tests", "bench", "suite"]
+TESTS_S, BENCH_S = 75, 200
 GIVE_UP = 3
 """Failures without a success after which no other encoder is begun: a second try is worth more."""
 
@@ -89,6 +92,19 @@ def render(pack: Path, home: Path) -> None:
 
     packs = {path.parent.name: path for path in (pack / "frames").glob("*/frames-*.parquet")}
     write_suite(home / "data" / "mini", workers=len(DATASETS), packs=packs)
+
+
+def alone(session: Session, name: str, words: list[str], limit: float) -> None:
+    """A child that has the card to itself, stopped after `limit` seconds; its last words are printed."""
+    child = session.start(name, words)
+    try:
+        child.wait(timeout=max(1.0, min(limit, session.left())))
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        child.wait()
+    session.facts[f"{name}_exit"] = child.returncode
+    print((session.logs / f"{name}.log").read_text("utf-8", "replace")[-5000:], flush=True)
+    session.say(f"{name} ended with {child.returncode}")
 
 
 def run_suite(session: Session) -> None:
@@ -163,7 +179,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--encoders", nargs="*", default=ORDER)
     parser.add_argument("--at-a-time", type=int, default=6)
     parser.add_argument("--workers", type=int, default=3, help="processes an encoder")
-    parser.add_argument("--parts", nargs="*", default=["bench", "suite"], choices=["bench", "suite"])
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--toy", action="store_true", help="small models in the bench, to try it on a CPU")
     parser.add_argument("--render", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -181,16 +197,13 @@ def main() -> None:
     rendering = None
     if "suite" in arguments.parts:
         rendering = session.start("render", [str(Path(__file__)), *here, "--render"])
+    if "tests" in arguments.parts:
+        # Warnings of another version of a library are no failures here.
+        words = ["-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
+        alone(session, "tests", [*words, "tests/test_gpu.py"], TESTS_S)
     if "bench" in arguments.parts:
         words = [str(ROOT / "scripts" / "gpu_bench.py"), "--out", str(arguments.out / "bench.json")]
-        bench = session.start("bench", [*words, "--device", arguments.device, *["--toy"] * arguments.toy])
-        try:
-            bench.wait(timeout=max(1.0, session.left()))
-        except subprocess.TimeoutExpired:
-            bench.terminate()
-        session.facts["bench_exit"] = bench.poll()
-        print((session.logs / "bench.log").read_text("utf-8", "replace")[-6000:], flush=True)
-        session.say("bench ended")
+        alone(session, "bench", [*words, "--device", arguments.device, *["--toy"] * arguments.toy], BENCH_S)
     try:
         if rendering is not None:
             session.facts["render_exit"] = rendering.wait(timeout=max(1.0, session.left()))
