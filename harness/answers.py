@@ -102,8 +102,7 @@ def answer_with(
 
     def visual(rows: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
-            some = torch.from_numpy(tokens[order[list(rows)]]).float()
-            shown: torch.Tensor = adapter(some.to(adapter.position.device))
+            shown: torch.Tensor = adapter(torch.from_numpy(tokens[order[list(rows)]]).float())
             return shown
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens

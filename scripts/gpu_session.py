@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ ORDER = """
 RESERVE_S = 12
 """For packing the results."""
 PARTS = ["tests", "bench", "suite"]
-TESTS_S, BENCH_S = 75, 200
+TESTS_S, BENCH_S = 90, 200
 GIVE_UP = 3
 """Failures without a success after which no other encoder is begun: a second try is worth more."""
 
@@ -172,7 +173,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--pack", type=Path, default=ROOT / ".gpu", help="what scripts/gpu_pack.py wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/eyechart-gpu"))  # noqa: S108
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "eyechart-gpu"))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--protocol", default="mini")
