@@ -62,7 +62,7 @@ class Adapter(nn.Module):
         self.std.copy_(flat.std(0) + 1e-4)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) for images or (B, F, N, D) for clips -> (B, N, H) or (B, F·N, H), where its weights are."""
+        """(B, N, D) for images or (B, F, N, D) for clips -> (B, N, H) or (B, F·N, H), on its own device."""
         hidden = (tokens.to(self.mean.device) - self.mean) / self.std
         for i, layer in enumerate(self.layers):
             step = functional.gelu(layer(hidden))
