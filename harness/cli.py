@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
     _add_run(commands, "status", "show which units of a run are done")
+    _add_export(commands)
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
     ingest.add_argument(
@@ -149,6 +150,19 @@ def _add_checkpoint(commands: Any) -> None:
     convert.add_argument("--strip", default="", help="leading name to remove from every tensor")
     convert.add_argument("--drop", nargs="*", default=[], metavar="NAME", help="leading names to leave out")
     convert.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a measured model for other programs")
+    parts = export.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
+    text = "encoder, trained adapter and language model as one LLaVA checkpoint of transformers"
+    model = parts.add_parser("model", help=text, description=text)
+    model.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
+    model.add_argument("--protocol", default="mini", help="name or path of a protocol (default: mini)")
+    model.add_argument("--seed", type=int, default=0, metavar="N", help="whose adapter (default: 0)")
+    model.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    model.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(model)
 
 
 def _add_data(commands: Any) -> None:
@@ -266,6 +280,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         "doctor": checkpoint_commands.doctor,
         "fetch": checkpoint_commands.fetch_manifest_files,
         "convert": checkpoint_commands.convert_checkpoint,
+        "export": checkpoint_commands.export_model,
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,

@@ -309,12 +309,17 @@ def _arrays(trained: TrainedAdapter, protocol: Protocol) -> dict[str, Any]:
     return {**arrays, "losses": np.array(trained.losses)}
 
 
-def load_adapter(subject: Subject, encoder: Encoder, seed: int) -> tuple[Adapter, LanguageModel]:
-    """The trained adapter and language model of a seed, from the cache; low-rank updates are merged."""
+def load_adapter(
+    subject: Subject, encoder: Encoder, seed: int, key: str = ""
+) -> tuple[Adapter, LanguageModel]:
+    """The trained adapter and language model of a seed, from the cache; low-rank updates are merged.
+
+    `key` is that of the cache where it was trained on another device than the subject's.
+    """
     import torch
 
     protocol = subject.protocol
-    arrays = ArrayCache(subject.home.adapters).read(adapter_key(subject, encoder, seed))
+    arrays = ArrayCache(subject.home.adapters).read(key or adapter_key(subject, encoder, seed))
     tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
     state = {k[8:]: v for k, v in tensors.items() if k.startswith("adapter.")}
     llm = load_llm(protocol.llm, llms=subject.home.llms, device=subject.device)
