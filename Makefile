@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON_IN := .venv/bin/python
 EYECHART := .venv/bin/eyechart
 
-.PHONY: help setup setup-vllm demo test test-slow test-vllm check lint types reproduce golden mini-train pins format clean
+.PHONY: help setup setup-vllm demo rehearsal test test-slow test-vllm check lint types reproduce golden mini-train pins format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup-vllm: setup ## add vLLM to .venv (its CPU build without a GPU), for --engi
 
 demo: setup ## evaluate one checkpoint on the mini suite and build the site
 	@$(EYECHART) demo
+
+rehearsal: setup-vllm ## the main suite's code from end to end on made-up data, both engines (minutes)
+	@$(EYECHART) rehearsal
 
 test: setup ## fast tests: no network, no GPU
 	@$(PYTHON_IN) -m pytest -q
@@ -51,5 +54,5 @@ pins: setup ## write constraints.txt anew from .venv
 	@bash scripts/pins.sh
 
 clean: ## remove caches and built outputs, keep .venv
-	@rm -rf .eyechart site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf .eyechart site site-rehearsal build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find harness leaderboard tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -102,7 +102,8 @@ def answer_with(
 
     def visual(rows: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
-            shown: torch.Tensor = adapter(torch.from_numpy(tokens[order[list(rows)]]).float())
+            some = torch.from_numpy(tokens[order[list(rows)]]).float()
+            shown: torch.Tensor = adapter(some.to(adapter.position.device))
             return shown
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens
@@ -153,7 +154,7 @@ def answers_file(subject: Subject, key: str) -> Path:
 def seed_steps(protocol: Protocol, tasks: dict[str, Task]) -> int:
     """What a seed's progress counts up to: training steps, and answers in their worth of steps."""
     asked = [task.num_expected for task in tasks.values() if task.kind != "probe"]
-    return protocol.adapter.steps + sum(number // ANSWERS_A_STEP for number in asked)
+    return protocol.adapter.total_steps + sum(number // ANSWERS_A_STEP for number in asked)
 
 
 def seed_job(
@@ -171,7 +172,7 @@ def seed_job(
         ResourceError, IncompleteError: the engine died; what it had answered is kept.
     """
     asked = [task for task in tasks.values() if task.kind != "probe"]
-    steps = subject.protocol.adapter.steps
+    steps = subject.protocol.adapter.total_steps
     total = seed_steps(subject.protocol, tasks)
 
     def train_progress(done: int, _: int) -> None:

@@ -185,6 +185,16 @@ def add_scores(bundle: Path, scores: Sequence[Score], scorer_digest: str) -> Pat
     return write_bundle(root, run, answers, receipt, environment, scores=scores, scorer_digest=scorer_digest)
 
 
+def read_unscored(path: Path) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+    """Run, receipt and environment of a folder that waits for its scores; no hash is verified.
+
+    Raises:
+        IntegrityError: a file is missing or not what it should be.
+    """
+    receipt, environment = _read_object(path / "receipt.json"), _read_object(path / "environment.json")
+    return _read_run(path / "run.json"), receipt, environment
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read a committed bundle and verify all of it.
 

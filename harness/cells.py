@@ -28,6 +28,7 @@ CONDITION_FIELDS = (
 )
 """Fields of Run that two encoders must share to stand in one column, beside the scorer and the samples."""
 
+REFERENCE_ENGINE = "hf"
 OTHER_ENCODER = "other weights or input under an id that most runs use for another encoder"
 OTHER_VERSION = "an older version of the protocol"
 OTHER_CONDITIONS = "other conditions (recipe, task, data, LLM or scorer) than most encoders of this task"
@@ -80,8 +81,9 @@ def set_aside(entries: Sequence[Entry]) -> dict[str, str]:
 
     In this order: (1) an id means the encoder that most of its runs used; (2) of a protocol's versions the
     newest counts; (3) of a task's conditions those under which most encoders were measured; (4) of the runs
-    of one seed a complete one before an incomplete one, then the one with the smallest bundle digest. Ties go
-    to the smallest digest. Nothing is deleted: see the table `runs`.
+    of one seed a complete one before an incomplete one, then the reference engine's, so that no cell mixes
+    engines without need, then the one with the smallest bundle digest. Ties go to the smallest digest.
+    Nothing is deleted: see the table `runs`.
     """
     reasons: dict[str, str] = {}
     rules: list[tuple[str, Callable[[Sequence[Entry]], list[Entry]]]] = [
@@ -127,7 +129,7 @@ def _newest_version(entries: Sequence[Entry]) -> list[Entry]:
 
 def _one_a_seed(entries: Sequence[Entry]) -> list[Entry]:
     best: dict[Hashable, Entry] = {}
-    for entry in sorted(entries, key=lambda e: (not e.complete, e.digest)):
+    for entry in sorted(entries, key=lambda e: (not e.complete, e.run.engine != REFERENCE_ENGINE, e.digest)):
         best.setdefault((entry.cell, entry.run.seed), entry)
     return sorted(best.values(), key=lambda e: e.place)
 

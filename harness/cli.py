@@ -44,10 +44,26 @@ def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         choices=("auto", "hf", "vllm"),
         help="what answers the questions (default: vllm where there is CUDA and vLLM is installed, else hf)",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where encoder and language model compute (default: cuda where torch sees one, else cpu)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     _add_allow_code(parser)
     _add_places(parser)
     return parser
+
+
+def _add_score(commands: Any) -> None:
+    text = "score answers that `run --answers-only` made, here or on another machine"
+    score = commands.add_parser("score", help=text, description=text)
+    score.add_argument("answers", type=Path, metavar="DIR", help="folder of answers")
+    score.add_argument("--protocol", default="", help="name or path (default: the one the answers name)")
+    score.add_argument("--results", type=Path, metavar="DIR", help="bundles (default: below the home folder)")
+    score.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(score)
 
 
 def _add_allow_code(parser: argparse.ArgumentParser) -> None:
@@ -79,8 +95,15 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
+    run.add_argument(
+        "--answers-only",
+        type=Path,
+        metavar="DIR",
+        help="stop before the scores; `eyechart score DIR` goes on",
+    )
     _add_run(commands, "status", "show which units of a run are done")
     _add_export(commands)
+    _add_score(commands)
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
     ingest.add_argument(
@@ -102,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_protocol(commands)
     _add_mini(commands)
+    _add_rehearsal(commands)
     return parser
 
 
@@ -259,6 +283,22 @@ def _add_mini(commands: Any) -> None:
             )
 
 
+def _add_rehearsal(commands: Any) -> None:
+    text = "run the main suite's code from end to end on made-up data (minutes)"
+    rehearsal = commands.add_parser("rehearsal", help=text, description=text)
+    rehearsal.add_argument(
+        "--site",
+        type=Path,
+        default=Path("site-rehearsal"),
+        help="folder of the site (default: site-rehearsal)",
+    )
+    rehearsal.add_argument(
+        "--engines", nargs="+", choices=("hf", "vllm"), default=["hf", "vllm"], help="default: hf vllm"
+    )
+    rehearsal.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    _add_places(rehearsal)
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "mini":
         from harness import mini_commands
@@ -272,6 +312,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import protocol_commands
 
         return protocol_commands.run_part(arguments)
+    if arguments.command == "rehearsal":
+        from harness import rehearsal_commands
+
+        return rehearsal_commands.rehearse(arguments)
     from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {
@@ -284,6 +328,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,
+        "score": commands.score,
         "ingest": commands.ingest_results,
         "publish": commands.publish,
     }

@@ -33,12 +33,13 @@ def ensure_suite(suite: str, home: Home) -> None:
 
 
 def _make_plan(arguments: argparse.Namespace) -> Any:
+    from harness.device import resolve_device
     from harness.engines.choose import resolve_engine
     from harness.plan import make_plan
     from harness.protocol import read_protocol, refuse_unpinned
     from harness.submission import read_submission
 
-    home = find_home(arguments.home)
+    home, device = find_home(arguments.home), resolve_device(arguments.device)
     if not arguments.manifest.is_file():
         raise UsageError("no such manifest", where=str(arguments.manifest))
     read_submission(arguments.manifest)  # first: a slip of the pen must not cost the minutes of a suite
@@ -53,7 +54,8 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
         [results],
         board=[root for root in {results, RESULTS} if root.is_dir()],
         allow_code=arguments.allow_local_code,
-        engine=resolve_engine(arguments.engine),
+        engine=resolve_engine(arguments.engine, device),
+        device=device,
     )
 
 
@@ -86,6 +88,7 @@ def plan(arguments: argparse.Namespace) -> int:
         "grid": list(made.grid),
         "side": made.side,
         "engine": made.engine,
+        "device": made.subject.device,
         "images": made.num_images,
         "adapter_steps": recipe.steps * len(made.subject.protocol.seeds),
         "disk_bytes": made.disk_bytes,
@@ -102,7 +105,7 @@ def plan(arguments: argparse.Namespace) -> int:
         ["encode", f"{made.num_images:,} images and frames, at most"],
         ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
         ["disk", spell_bytes(made.disk_bytes)],
-        ["answer", f"with {made.engine}"],
+        ["answer", f"with {made.engine}, on {made.subject.device}"],
         ["units", f"{len(made.units)} ({len(made.pending)} pending)"],
     ]
     print(text_table(["plan", made.subject.protocol.name], rows))
@@ -123,6 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure an encoder."""
     made = _make_plan(arguments)
     home = find_home(arguments.home)
+    if arguments.answers_only:
+        return _answer_only(made, arguments)
     report = carry_out(
         made,
         _results_of(arguments, home),
@@ -145,15 +150,50 @@ def carry_out(
     made: Any, results: Path, workers: int | None = None, batch: int = 128, *, heed_doctor: bool = True
 ) -> Any:
     """Run a plan on this machine with progress on stderr."""
+    from harness.run import run_plan
+
+    with _executor(made, workers, batch) as executor:
+        return run_plan(made, results, executor, Stage, batch, heed_doctor=heed_doctor)
+
+
+def _executor(made: Any, workers: int | None, batch: int) -> Any:
     from harness.engines.choose import require_engine
     from harness.executors.local import LocalExecutor
-    from harness.run import run_plan
 
     require_engine(made.engine)
     if batch < 1 or (workers is not None and workers < 1):
         raise UsageError("--workers and --batch must be at least 1")
-    with LocalExecutor(workers) as executor:
-        return run_plan(made, results, executor, Stage, batch, heed_doctor=heed_doctor)
+    return LocalExecutor(workers)
+
+
+def _answer_only(made: Any, arguments: argparse.Namespace) -> int:
+    """Measure an encoder up to its answers; another machine scores them."""
+    from harness.handover import write_answers
+
+    with _executor(made, arguments.workers, arguments.batch) as executor:
+        heed = not arguments.ignore_doctor
+        places = write_answers(
+            made, arguments.answers_only, executor, Stage, arguments.batch, heed_doctor=heed
+        )
+    if arguments.json:
+        print(json.dumps({"answers": [str(place) for place in places]}, indent=1))
+    else:
+        print(f"answers of {len(places)} units. Next: eyechart score {arguments.answers_only}")
+    return 0
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Score a folder of answers and write its bundles."""
+    from harness.handover import score_answers
+
+    home = find_home(arguments.home)
+    results = _results_of(arguments, home)
+    bundles = score_answers(arguments.answers, results, home, Stage, arguments.protocol)
+    if arguments.json:
+        print(json.dumps({"bundles": [str(bundle) for bundle in bundles]}, indent=1))
+    else:
+        print(f"{len(bundles)} bundles in {results}. Next: eyechart ingest {RESULTS} {results}")
+    return 0
 
 
 def ingest_results(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.cache import ArrayCache
+from harness.device import in_halves, memory_told
 from harness.digest import digest_json
 from harness.encoders.base import ENCODE_CHUNK, Encoder
 from harness.errors import DatasetError, InternalError, SubmissionError, UsageError
@@ -290,11 +291,20 @@ def _encode(
     plan: _Plan, pixels: npt.NDArray[np.float32], keys: list[str]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
     """Tokens (b, N, D) as they are stored, and pooled vectors (b, D)."""
-    output = plan.encoder.encode(torch.from_numpy(pixels))
-    tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
+
+    def encode(parts: list[Tensor]) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.float32]]]:
+        output = plan.encoder.encode(torch.cat(parts))
+        tokens = pool_tokens(output.patch_tokens, output.grid, plan.grid).cpu().numpy()
+        found = tokens, output.pooled.cpu().numpy()
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        return list(zip(*(np.split(array, ends) for array in found), strict=True))
+
+    # Never fewer rows than a pass has: another size of pass rounds otherwise.
+    with memory_told(f"{plan.encoder.id}: {ENCODE_CHUNK} images at a time"):
+        found = in_halves(encode, list(torch.split(torch.from_numpy(pixels), ENCODE_CHUNK)))
+    tokens, pooled = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     with np.errstate(over="ignore"):  # reported below, with the name of the image
         stored = tokens.astype(plan.dtype)
-    pooled = output.pooled.cpu().numpy()
     _refuse_non_finite(plan, stored, pooled, keys)
     return stored, pooled
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
+from harness.device import CPU
 from harness.duplicates import refuse_duplicate
 from harness.encoders.base import Encoder
 from harness.engines.choose import REFERENCE
@@ -115,6 +116,7 @@ def make_plan(
     board: Sequence[Path] = (),
     allow_code: bool = False,
     engine: str = REFERENCE,
+    device: str = CPU,
 ) -> Plan:
     """Read and check everything; nothing is written and nothing is trained.
 
@@ -127,6 +129,7 @@ def make_plan(
         board: folders of bundles among which a duplicate of this encoder is looked for.
         allow_code: run the network of a submission that brings its own code.
         engine: what answers the questions; part of the run keys of all tasks but probes.
+        device: where encoder and language model compute; part of no run key, of the receipt instead.
 
     Raises:
         SubmissionError, UnsafeInputError: manifest, hashes, architecture, weights.
@@ -141,7 +144,7 @@ def make_plan(
     root = manifest.absolute().parent
     verify_files(submission, root)
     _check_llm(protocol, home)
-    subject = Subject(submission, root, protocol, home, allow_code)
+    subject = Subject(submission, root, protocol, home, allow_code, device)
     digests = _check_data(subject, tasks)
     encoder = open_subject(subject)
     refuse_duplicate(submission, encoder.weight_digest(), protocol.name, board)
@@ -222,7 +225,7 @@ def _count_images(subject: Subject, tasks: dict[str, Task]) -> int:
     """Images and frames that must be encoded, an upper bound: rows may share an image."""
     frames = subject.protocol.video.frames
     mixture = read_note(subject.data / MIXTURE)["rows"]
-    total = int(mixture["train"]) + frames * int(mixture["clips"])
+    total = int(mixture["train"]) + frames * int(mixture.get("clips", 0))
     for task in tasks.values():
         rows = read_note(subject.data / task.dataset)["rows"]
         total += sum(int(n) for n in rows.values()) * (frames if task.kind == "choice" else 1)

@@ -6,23 +6,20 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.answers import probe_job, read_answers, seed_job, seed_steps
-from harness.bundle import count_scores, write_bundle
-from harness.data import open_split
+from harness.answers import probe_job, seed_job, seed_steps
+from harness.device import device_facts
 from harness.doctor import examine
-from harness.errors import DatasetError, IntegrityError, SubmissionError
+from harness.errors import IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
-from harness.lmms import scorer_digest
 from harness.plan import Plan, Unit, require_disk
-from harness.records import Answer, Score
-from harness.scoring import ScoreJob, read_scores, score_in_process
-from harness.stages import extract_job, media_sets
+from harness.stages import MIXTURE, extract_job, has_clips, media_sets
+from harness.unit_scores import Answered, ScorePlaces, score_units, write_scored
 
 StageMaker = Callable[[str, str], Any]
 """stage(name, unit) -> progress callable with close()."""
@@ -53,6 +50,16 @@ class RunReport:
     peak_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All answers of a plan's pending units, not scored yet."""
+
+    answers: dict[tuple[str, int], tuple[Path, dict[str, Any]]]
+    """(task, seed) -> file of the answers, and the unit's receipt."""
+    environment: dict[str, Any]
+    """Of the bundles; the seconds of its stages are those so far."""
+
+
 def run_plan(
     plan: Plan,
     results: Path,
@@ -77,8 +84,36 @@ def run_plan(
         SubmissionError: the doctor found a fault.
         EyechartError: see the stages; finished parts stay in the cache, and the same call resumes.
     """
+    done = [u.bundle for u in plan.units if u.bundle]
     if not plan.pending:
-        return RunReport([u.bundle for u in plan.units if u.bundle], {}, _peak())
+        return RunReport(done, {}, _peak())
+    made = measure(plan, executor, stage, batch, heed_doctor=heed_doctor)
+    units = [Answered(u.run, *made.answers[u.task.name, u.seed]) for u in plan.pending]
+    protocol = plan.subject.protocol
+    places = ScorePlaces(plan.tasks, plan.subject.data, protocol.video.frames, plan.tasks_dir)
+    show = stage("scores", "tasks")
+    scores = score_units(units, places, show)
+    made.environment["stages_s"]["scores"] = round(show.close(), 3)
+    environment = {**made.environment, "peak_memory_bytes": _peak(), "written": _now()}
+    bundles = write_scored(results, units, scores, environment)
+    return RunReport(done + bundles, environment["stages_s"], _peak())
+
+
+def measure(
+    plan: Plan, executor: LocalExecutor, stage: StageMaker, batch: int = 128, *, heed_doctor: bool = True
+) -> Measured:
+    """Carry out what is pending, up to the answers.
+
+    Args:
+        plan: with something pending.
+        executor: where jobs run.
+        stage: shows a stage's progress.
+        batch: questions decoded together; moves speed only.
+        heed_doctor: stop where the doctor finds a fault.
+
+    Raises:
+        EyechartError: see `run_plan`.
+    """
     require_disk(plan)
     seen = _see_doctor(plan, stage, heed=heed_doctor)
     context = {"subject": plan.subject, "tasks": plan.tasks}
@@ -90,7 +125,8 @@ def run_plan(
         times[name] = show.close()
         return outcome
 
-    names = media_sets(list(plan.tasks.values()))
+    clips = has_clips(plan.subject.data / MIXTURE)
+    names = media_sets(list(plan.tasks.values()), clips=clips)
     extracted = timed("features", "images", [(extract_job, {**context, "name": n}) for n in names])
     _prove_frozen(extracted)
     seeds = sorted({u.seed for u in plan.pending if u.task.kind != "probe"})
@@ -104,36 +140,12 @@ def run_plan(
     _prove_frozen([*extracted, *(_later_proof(extracted, o) for o in outcome)])
     trained = dict(zip(seeds, outcome[: len(seeds)], strict=True))
     probed = dict(zip(probes, outcome[len(seeds) :], strict=True))
-    made = {(u.task.name, u.seed): _answers_of(u, trained, probed) for u in plan.pending}
-    show = stage("scores", "tasks")
-    scores = _score(plan, {k: v[0] for k, v in made.items()}, show)
-    times["scores"] = show.close()
-    environment = _environment(plan, extracted, times, executor.workers)
     shared = {**_receipt(plan, extracted), **seen}
-    bundles = _write_bundles(plan, results, made, scores, shared, environment)
-    done = [u.bundle for u in plan.units if u.bundle]
-    return RunReport(done + bundles, times, _peak())
-
-
-def _write_bundles(
-    plan: Plan,
-    results: Path,
-    made: Mapping[tuple[str, int], tuple[Path, dict[str, Any]]],
-    scores: Mapping[tuple[str, int], tuple[list[Score], str]],
-    shared: dict[str, Any],
-    environment: dict[str, Any],
-) -> list[Path]:
-    """One bundle for every pending unit; `shared` is what their receipts have in common."""
-    bundles = []
+    made = {}
     for unit in plan.pending:
-        path, receipt = made[unit.task.name, unit.seed]
-        judged, digest = scores[unit.task.name, unit.seed]
-        run = replace(unit.run, counts=count_scores(judged))
-        answers, receipt = read_answers(path), {**shared, **receipt}
-        bundles.append(
-            write_bundle(results, run, answers, receipt, environment, scores=judged, scorer_digest=digest)
-        )
-    return bundles
+        path, receipt = _answers_of(unit, trained, probed)
+        made[unit.task.name, unit.seed] = path, {**shared, **receipt}
+    return Measured(made, _environment(plan, extracted, times, executor.workers))
 
 
 def _see_doctor(plan: Plan, stage: StageMaker, *, heed: bool) -> dict[str, Any]:
@@ -142,7 +154,13 @@ def _see_doctor(plan: Plan, stage: StageMaker, *, heed: bool) -> dict[str, Any]:
     if subject.submission.floor is not None:
         return {}
     show = stage("doctor", "")
-    report = examine(subject.submission, subject.root, subject.protocol, allow_code=subject.allow_code)
+    report = examine(
+        subject.submission,
+        subject.root,
+        subject.protocol,
+        allow_code=subject.allow_code,
+        device=subject.device,
+    )
     show.close()
     if report.findings and heed:
         first = report.findings[0]
@@ -181,44 +199,6 @@ def _answers_of(unit: Unit, trained: dict[int, Any], probed: dict[str, Any]) -> 
     return Path(one["answers"][unit.task.name]), {"adapter": {"key": one["key"], "losses": one["losses"]}}
 
 
-def _score(
-    plan: Plan, files: dict[tuple[str, int], Path], show: Callable[[int, int], None]
-) -> dict[tuple[str, int], tuple[list[Score], str]]:
-    """Scores of every pending unit: probes here, everything else by lmms-eval in its own process."""
-    scores: dict[tuple[str, int], tuple[list[Score], str]] = {}
-    jobs: dict[tuple[str, int], ScoreJob] = {}
-    for (name, seed), path in files.items():
-        task = plan.tasks[name]
-        split = open_split(task, plan.subject.data, plan.subject.protocol.video.frames)
-        answers = read_answers(path)
-        if {a.sample_id for a in answers} != {s.sample_id for s in split.samples}:
-            raise DatasetError(
-                "stored answers are of other samples", where=str(path), fix="remove the file and run again"
-            )
-        if task.kind == "probe":
-            scores[name, seed] = (
-                _score_probe(answers, split.labels, [s.sample_id for s in split.samples]),
-                scorer_digest(task),
-            )
-        else:
-            jobs[name, seed] = ScoreJob(
-                task=name, dataset=split.path, answers=path, out=path.with_suffix(".scores")
-            )
-    if jobs:
-        score_in_process(list(jobs.values()), tasks_dir=plan.tasks_dir, progress=show)
-    scores |= {key: read_scores(job.out) for key, job in jobs.items()}
-    return scores
-
-
-def _score_probe(answers: list[Answer], labels: Any, ids: list[str]) -> list[Score]:
-    """1 where the predicted class is the label."""
-    said = {a.sample_id: a.answer for a in answers}
-    return [
-        Score(sample_id=i, cluster=i, score=float(said[i] == str(int(label))), status="scored")
-        for i, label in zip(ids, labels, strict=True)
-    ]
-
-
 def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
     """What the run proves about itself; under the bundle's hash, so free of times."""
     protocol = plan.subject.protocol
@@ -233,9 +213,18 @@ def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
         "num_params": extracted[0]["num_params"],
         "llm_training": protocol.llm.training,
         "mixture_digest": protocol.adapter.mixture_digest,
-        "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE_PACKAGES.get(plan.engine, ()))},
+        "versions": {
+            name: installed_version(name) for name in (*PACKAGES, *ENGINE_PACKAGES.get(plan.engine, ()))
+        },
         "cpu": _cpu(),
+        **_device(plan),
     }
+
+
+def _device(plan: Plan) -> dict[str, Any]:
+    """What computed, where it was no CPU: receipts of CPU runs stay as they were."""
+    facts = device_facts(plan.subject.device)
+    return {"device": {**facts, "encoder_dtype": "float32"}} if facts else {}
 
 
 def _environment(
@@ -246,6 +235,7 @@ def _environment(
     return {
         "stages_s": {k: round(v, 3) for k, v in times.items()},
         "cpu": _cpu(),
+        **_device(plan),
         "cores": len(os.sched_getaffinity(0)),
         "workers": workers,
         "platform": platform.platform(),
@@ -256,11 +246,16 @@ def _environment(
             "images": images,
             "images_per_s": round(images / max(seconds, 1e-9), 1),
         },
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "written": _now(),
     }
 
 
-def _version(name: str) -> str:
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def installed_version(name: str) -> str:
+    """Version of a package as receipts name it."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -29,6 +29,7 @@ from harness.data import (
     read_note,
     read_rows,
 )
+from harness.device import SMALLER, memory_told
 from harness.digest import digest_json
 from harness.encoders import open_encoder
 from harness.encoders.base import Encoder
@@ -43,6 +44,7 @@ Progress = Callable[[int, int], None]
 MIXTURE = "mixture"
 CALIBRATION_IMAGES = 512
 """Training images that set a random network's batch-norm statistics."""
+NOT_HALVED = f"{SMALLER}. A training batch is the protocol's and is never made smaller"
 STREAM_SHARE = 0.25
 """A mixture whose features need more than this share of the memory is encoded while it is trained on."""
 
@@ -274,16 +276,17 @@ def adapter_job(
     found = cache.has(key)
     if not found:
         state = subject.home.unfinished / f"{key}.safetensors"
-        trained = train_adapter(
-            load_llm(subject.protocol.llm, llms=subject.home.llms, device=subject.device),
-            _load_mixture(subject, tasks, encoder),
-            recipe,
-            subject.protocol.llm.lr,
-            seed,
-            state=state,
-            num_frames=subject.protocol.video.frames,
-            progress=progress,
-        )
+        with memory_told(f"training of seed {seed}", NOT_HALVED):
+            trained = train_adapter(
+                load_llm(subject.protocol.llm, llms=subject.home.llms, device=subject.device),
+                _load_mixture(subject, tasks, encoder),
+                recipe,
+                subject.protocol.llm.lr,
+                seed,
+                state=state,
+                num_frames=subject.protocol.video.frames,
+                progress=progress,
+            )
         cache.write(key, _arrays(trained, subject.protocol), {"encoder": subject.submission.id, "seed": seed})
         for stage in range(1 + len(recipe.stages)):
             state_file(state, stage).unlink(missing_ok=True)

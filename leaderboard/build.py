@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
 from leaderboard.index import read_facts
 from leaderboard.profiles import encoder_page, methods_page, protocol_section, site_frame
+from leaderboard.sentences import REHEARSAL
 from leaderboard.views import BEATS_BY
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +36,13 @@ class SiteReport:
     index: Path
 
 
-def build_site(db: Path, out: Path, pairs: Path | None = None, tasks_dir: Path | None = None) -> SiteReport:
+def build_site(
+    db: Path,
+    out: Path,
+    pairs: Path | None = None,
+    tasks_dir: Path | None = None,
+    protocols: Sequence[Path] = (),
+) -> SiteReport:
     """Build the static site of everything in the index.
 
     Args:
@@ -43,13 +50,14 @@ def build_site(db: Path, out: Path, pairs: Path | None = None, tasks_dir: Path |
         out: folder of the site; an earlier build there is replaced.
         pairs: pairs.toml, or None for no pair table.
         tasks_dir: folder with the task definitions; the repository's by default.
+        protocols: files of protocols beside those that come with Eyechart.
 
     Raises:
         UsageError: `out` holds something that is no site.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
-    return write_site(render_site(read_facts(db, pairs, tasks_dir)), out)
+    return write_site(render_site(read_facts(db, pairs, tasks_dir, protocols)), out)
 
 
 def render_site(facts: Facts) -> dict[str, bytes]:
@@ -82,8 +90,11 @@ def render_site(facts: Facts) -> dict[str, bytes]:
 
 
 def _protocol_order(facts: Facts) -> list[str]:
-    """Main suites before the demonstration, so that toy numbers never come first beside real ones."""
-    return sorted(facts.suites, key=lambda p: (facts.suites[p] == "mini", p))
+    """Main suites before the demonstrations, so that toy numbers never come first beside real ones."""
+    last = ("mini", REHEARSAL)
+    return sorted(
+        facts.suites, key=lambda p: (last.index(facts.suites[p]) + 1 if facts.suites[p] in last else 0, p)
+    )
 
 
 def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:

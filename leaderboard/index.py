@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness.errors import IntegrityError
 from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
-from harness.records import Metric, Submission
+from harness.records import Metric, Protocol, Submission
 from harness.stats import SeedVariance
 from harness.store import open_store
 from harness.task import known_tasks, read_task
@@ -37,26 +37,33 @@ _INPUT_COLUMNS = {
 }  # fmt: skip
 
 
-def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None) -> Facts:
+def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: Sequence[Path] = ()) -> Facts:
     """Everything the pages need.
 
     Args:
         db: the DuckDB index.
         pairs: pairs.toml, or None.
         tasks_dir: folder of task definitions; the repository's by default.
+        protocols: files of protocols beside those that come with Eyechart.
 
     Raises:
         StoreBusyError, UsageError, IntegrityError: as `open_store`.
-        UsageError: a task definition or pairs.toml is not valid.
+        UsageError: a task definition, a protocol or pairs.toml is not valid.
     """
+    others = {protocol.name: protocol for protocol in map(read_protocol, map(str, protocols))}
     connection = open_store(db)
     try:
-        return _read(connection, read_pairs(pairs) if pairs else (), tasks_dir)
+        return _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
     finally:
         connection.close()
 
 
-def _read(connection: duckdb.DuckDBPyConnection, pairs: tuple[Pair, ...], tasks_dir: Path | None) -> Facts:
+def _read(
+    connection: duckdb.DuckDBPyConnection,
+    pairs: tuple[Pair, ...],
+    tasks_dir: Path | None,
+    others: Mapping[str, Protocol],
+) -> Facts:
     metrics = [
         Metric(**row)
         for row in _rows(
@@ -82,13 +89,17 @@ def _read(connection: duckdb.DuckDBPyConnection, pairs: tuple[Pair, ...], tasks_
         chances={(c["protocol"], c["task"]): c["chance"] for c in columns},
         tasks={c["task"]: read_task(c["task"], tasks_dir) for c in columns if c["task"] in installed},
         suites={c["protocol"]: c["suite"] for c in columns},
-        protocols={
-            c["protocol"]: read_protocol(c["protocol"]) for c in columns if c["protocol"] in known_protocols()
-        },
+        protocols=_recipes({c["protocol"] for c in columns}, others),
         pairs=pairs,
         set_aside=tuple((a["path"], a["reason"]) for a in aside),
         index_digest=digest_json(sorted(r.bundle_digest for r in runs)),
     )
+
+
+def _recipes(names: set[str], others: Mapping[str, Protocol]) -> dict[str, Protocol]:
+    """Protocols of the index whose definition is at hand; one given beside comes before one installed."""
+    installed = {name: read_protocol(name) for name in known_protocols() if name in names - set(others)}
+    return {name: protocol for name, protocol in {**installed, **others}.items() if name in names}
 
 
 def _rows(

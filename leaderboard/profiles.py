@@ -13,7 +13,14 @@ from leaderboard.charts import score_scale, ticks
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import board, cell, encoder_name, scatter_figure, task_head, task_names, task_title
 from leaderboard.facts import Facts, RunFacts
-from leaderboard.sentences import answer, floors_missing_words, pair_table, weak_words
+from leaderboard.sentences import (
+    NO_RESULT,
+    REHEARSAL,
+    answer,
+    floors_missing_words,
+    pair_table,
+    weak_words,
+)
 from leaderboard.views import (
     EncoderPage,
     EncoderSection,
@@ -33,10 +40,11 @@ _MAX_DEPTH = 6
 
 def protocol_section(compared: Comparisons) -> ProtocolSection:
     """Everything the index says of one protocol."""
-    headline, more = answer(compared)
+    suite = compared.facts.suites[compared.protocol]
+    headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
     return ProtocolSection(
         name=compared.protocol,
-        suite=compared.facts.suites[compared.protocol],
+        suite=suite,
         answer=headline,
         answer_more=more,
         board=board(compared),

@@ -24,6 +24,12 @@ from leaderboard.wording import (
 MIN_INDEPENDENT_PAIRS = 5
 """Below this many pairs without an encoder in common no pooled effect is given."""
 _LABELS = "label-classification"
+REHEARSAL = "rehearsal"
+"""The suite that runs the main suite's code on made-up data; see harness.rehearsal."""
+NO_RESULT = (
+    "Nothing is measured here: pictures are made up and the language model has random weights.",
+    ("The tables below show that every stage ran, and how a board of these tasks will look.",),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

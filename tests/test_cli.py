@@ -53,7 +53,7 @@ def finished(tiny, tmp_path):
 
 @pytest.fixture
 def known(tiny, monkeypatch):
-    monkeypatch.setattr("harness.run.score_in_process", tiny_run.known_scores(tiny))
+    monkeypatch.setattr("harness.unit_scores.score_in_process", tiny_run.known_scores(tiny))
 
 
 def words(tiny, command, home, *more):

@@ -32,19 +32,18 @@ from harness.records import Answer, Sample
 
 
 @pytest.mark.parametrize(
-    ("cuda", "installed", "meant"),
-    [(False, False, "hf"), (False, True, "hf"), (True, False, "hf"), (True, True, "vllm")],
+    ("device", "installed", "meant"),
+    [("cpu", False, "hf"), ("cpu", True, "hf"), ("cuda", False, "hf"), ("cuda", True, "vllm")],
 )
-def test_auto(monkeypatch, cuda, installed, meant):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+def test_auto(monkeypatch, device, installed, meant):
     monkeypatch.setattr(choose, "_is_installed", lambda package: installed)
-    assert resolve_engine("auto") == meant
-    assert (resolve_engine("hf"), resolve_engine("vllm")) == ("hf", "vllm")
+    assert resolve_engine("auto", device) == meant
+    assert (resolve_engine("hf", device), resolve_engine("vllm", device)) == ("hf", "vllm")
 
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(UsageError, match="unknown engine: found sglang, expected auto, hf, vllm"):
-        resolve_engine("sglang")
+        resolve_engine("sglang", "cpu")
 
 
 def test_an_engine_that_is_not_installed_is_refused_before_work(monkeypatch):
@@ -133,7 +132,7 @@ def mortal(monkeypatch):
 
 
 def test_a_dead_engine_costs_one_part(tiny, new_home, mortal, monkeypatch):
-    monkeypatch.setattr("harness.run.score_in_process", tiny_run.known_scores(tiny))
+    monkeypatch.setattr("harness.unit_scores.score_in_process", tiny_run.known_scores(tiny))
     mortal.lives = 3
     with pytest.raises(IncompleteError, match="the engine died") as caught:
         tiny_run.carry_out(tiny, new_home)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Low to high. Modules of one row may import each other (no cycles); a row may import the rows above it.
 LAYERS: list[set[str]] = [
     {"harness.errors", "harness.torchvision_shim", "harness.home", "harness.progress", "harness.tables"},
+    {"harness.device"},
     {"harness.digest", "harness.files", "harness.seeds", "harness.fields", "harness.record_json"},
     {"harness.recipes"},
     {"harness.records"},
@@ -54,11 +55,14 @@ LAYERS: list[set[str]] = [
     {"harness.check", "harness.verify", "leaderboard"},
     {"harness.answer_parts"},
     {"harness.answers"},
+    {"harness.unit_scores"},
     {"harness.plan", "harness.executors"},
     {"harness.mini", "harness.run"},
+    {"harness.handover"},
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
     | {"harness.protocol_commands"},
+    {"harness.rehearsal_commands"},
     {"harness.cli"},
 ]
 # Neighbours that must not know each other.

@@ -429,6 +429,14 @@ def test_toy_suite_is_named_everywhere(made):
         assert "not an answer about real encoders" in " ".join(page.words.split())
 
 
+def test_a_rehearsal_is_no_result_and_says_so_everywhere(made):
+    facts = dataclasses.replace(made.facts, suites={"mini": "rehearsal"})
+    site = {name: data.decode() for name, data in render_site(facts).items() if name.endswith(".html")}
+    assert all("No number of it says anything about an encoder." in page for page in site.values())
+    assert "Nothing is measured here" in site["index.html"]
+    assert answer(Comparisons(made.facts, "mini"))[0] not in site["index.html"]
+
+
 def test_a_real_suite_comes_first_and_the_toy_stays_named(made):
     facts = made.facts
     both = dataclasses.replace(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from harness.adapter.llm import load_llm, locate_llm
+from harness.engines.base import Request
+from harness.engines.hf import HFEngine
 from harness.errors import IntegrityError, UsageError
 from harness.recipes import LLMRecipe
 from harness.rehearsal import llm as made
@@ -77,3 +80,15 @@ def test_values_of_a_protocol_are_replaced_in_their_section():
     assert made.pinned_protocol(text, {"a.b.name": "3"}) == '[a]\nname = "x"\n[[a.b]]\nname = 3\nsteps = 2\n'
     with pytest.raises(KeyError):
         made.pinned_protocol(text, {"a.c": "3"})
+
+
+def test_bfloat16_answers_whatever_the_batch(llm, recipe, folder):
+    low = load_llm(recipe, llms=folder.parent)
+    low.model.to(torch.bfloat16)
+    visual = torch.randn(3, 4, low.width, generator=torch.Generator().manual_seed(0))
+    asked = [Request(i % 3, f"What is at place {i}?", (), 4) for i in range(5)]
+    asked.append(Request(2, "Which?", ("A", "B"), 1))
+    answers = [HFEngine(low, batch).answer(asked, lambda rows: visual[list(rows)]) for batch in (1, 8)]
+    assert answers[0] == answers[1]
+    assert answers[0][-1] in ("A", "B")
+    assert all(answers[0])

@@ -44,7 +44,7 @@ def first(tiny):
 @pytest.fixture
 def known(tiny, monkeypatch):
     """Scores of answers that the first run gave too, without starting lmms-eval again."""
-    monkeypatch.setattr("harness.run.score_in_process", tiny_run.known_scores(tiny))
+    monkeypatch.setattr("harness.unit_scores.score_in_process", tiny_run.known_scores(tiny))
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_interrupted_while_bundles_are_written(tiny, first, known, new_home, mon
         return write_bundle(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr("harness.run.write_bundle", stop_at_the_sixth)
+        patch.setattr("harness.unit_scores.write_bundle", stop_at_the_sixth)
         with pytest.raises(KeyboardInterrupt):
             carry_out(tiny, new_home)
     assert len(find_bundles(new_home.results)) == 5
@@ -154,7 +154,7 @@ def test_interrupted_while_scoring(tiny, first, known, new_home, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("harness.run.score_in_process", stop)
+        patch.setattr("harness.unit_scores.score_in_process", stop)
         with pytest.raises(KeyboardInterrupt):
             carry_out(tiny, new_home)
     assert not new_home.results.exists()

@@ -246,6 +246,15 @@ def test_two_bundles_of_one_run_count_once(root: Path, db: Path) -> None:
     assert query(db, "SELECT count(DISTINCT run_key) FROM runs WHERE encoder = 'vit' AND seed = 1") == [(1,)]
 
 
+def test_the_reference_engine_counts_before_another(tmp_path: Path, db: Path) -> None:
+    for seed in range(4):
+        for engine in ("vllm", "hf"):
+            write(tmp_path / "results", seed=seed, engine=engine, values=np.full(60, engine == "hf"))
+    report = ingest(db, tmp_path / "results")
+    assert [why for _, why in report.set_aside] == [cells.OTHER_RUN] * 4
+    assert query(db, "SELECT DISTINCT engine FROM runs WHERE counted") == [("hf",)]
+
+
 def test_a_complete_run_counts_before_an_incomplete_one(tmp_path: Path, db: Path) -> None:
     for number in range(4):
         write(tmp_path / "results", status="error", receipt={"attempt": number})

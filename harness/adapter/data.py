@@ -97,7 +97,8 @@ def packed_logits(
     embeds = torch.cat(parts, 1)
     prefix = embeds.shape[1] - rows.ids.shape[1]
     # Added to the attention scores; a large finite number, since a whole row of -inf would give NaN.
-    bias = torch.zeros(rows.mask.shape).masked_fill_(~rows.mask, -1e9).to(device)
+    hidden_from = ~rows.mask.to(device)
+    bias = torch.zeros(hidden_from.shape, device=device).masked_fill_(hidden_from, -1e9)
     if torch.is_autocast_enabled(device.type):
         bias = bias.to(torch.get_autocast_dtype(device.type))
     hidden = llm.model.model(

@@ -58,8 +58,8 @@ class LanguageModel:
         return int(self.tokenizer.eos_token_id)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(…) int64 -> (…, H)."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        """(…) int64, wherever they are -> (…, H) where the model computes."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 
     def encode_prompt(self, text: str, *, image: bool = True) -> Prompt:

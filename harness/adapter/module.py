@@ -44,7 +44,7 @@ class Adapter(nn.Module):
             self.position.requires_grad_(False)
             self.frame_position.requires_grad_(False)
         self.gain = nn.Parameter(torch.tensor(1.0))
-        scale = llm.model.get_input_embeddings().weight.detach().float().std()
+        scale = llm.model.get_input_embeddings().weight.detach().float().std().cpu()
         self.register_buffer("scale", scale.clone())
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
@@ -80,8 +80,10 @@ class Adapter(nn.Module):
         if count == len(self.position):
             return self.position
         side, new = math.isqrt(len(self.position)), math.isqrt(count)
-        grid = self.position.T.reshape(1, -1, side, side)
-        pooled: Tensor = functional.adaptive_avg_pool2d(grid, new).flatten(2)[0].T
+        # As a matrix: the pooling's own backward pass adds in no fixed order on a graphics card.
+        cells = torch.eye(side * side, device=self.position.device).reshape(-1, 1, side, side)
+        shares = functional.adaptive_avg_pool2d(cells, new).flatten(1)
+        pooled: Tensor = shares.T @ self.position
         return pooled
 
 
@@ -97,4 +99,4 @@ def _start(llm: LanguageModel, words: Sequence[str], count: int, name: str) -> T
             expected=str(count),
         )
     with torch.no_grad():
-        return torch.stack([llm.embed(torch.tensor(llm.encode(word))).mean(0) for word in words]).clone()
+        return torch.stack([llm.embed(torch.tensor(llm.encode(word))).mean(0).cpu() for word in words])

@@ -83,16 +83,13 @@ class PackedSequence:
     owners: Tensor
     """(T,) int64: 0 in a row's prefix, else the number of the exchange."""
 
-    def bias(self, dtype: torch.dtype) -> Tensor:
+    def bias(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """(1, 1, T, T) to add to the attention scores: 0 where a position may look, else `MASKED`."""
-        size = len(self.rows)
-        same = self.rows[:, None] == self.rows[None, :]
-        seen = (self.owners[None, :] == 0) | (self.owners[:, None] == self.owners[None, :])
-        causal = torch.ones(size, size, dtype=torch.bool, device=self.rows.device).tril()
-        allowed = same & seen & causal
-        return torch.zeros(1, 1, size, size, dtype=dtype, device=self.rows.device).masked_fill_(
-            ~allowed, MASKED
-        )
+        size, rows, owners = len(self.rows), self.rows.to(device), self.owners.to(device)
+        same = rows[:, None] == rows[None, :]
+        seen = (owners[None, :] == 0) | (owners[:, None] == owners[None, :])
+        allowed = (same & seen).tril_()
+        return torch.zeros(1, 1, size, size, dtype=dtype, device=device).masked_fill_(~allowed, MASKED)
 
 
 def lay_out(rows: Sequence[Sequence[Exchange]], prefix: int) -> PackedSequence:
@@ -154,7 +151,7 @@ def sequence_logits(
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else llm.dtype
     hidden = llm.model.model(
         inputs_embeds=torch.cat(parts)[None],
-        attention_mask=packed.bias(dtype).to(device),
+        attention_mask=packed.bias(dtype, device),
         position_ids=packed.positions.to(device),
         use_cache=False,
     ).last_hidden_state[0]

@@ -29,6 +29,8 @@ from harness.adapter.packing import (
     sequence_logits,
     summed_loss,
 )
+from harness.device import steady_sums
+from harness.encoders.base import exact_float32
 from harness.errors import DatasetError, InternalError
 from harness.recipes import AdapterRecipe, StageRecipe
 from harness.seeds import derive_seed
@@ -123,7 +125,8 @@ def train_adapter(
             if progress:
                 progress(base + done, recipe.total_steps)
 
-        losses += trainer.run(state_file(state, number), report)
+        with steady_sums(llm.device.type), exact_float32():
+            losses += trainer.run(state_file(state, number), report)
         before += stage.steps
         if low_rank is not None:
             updates.append([p.detach().cpu().clone() for p in low_rank.updates])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from harness.adapter.llm import LanguageModel
+from harness.device import CPU
 from harness.engines.base import Engine
 from harness.errors import UsageError
 
@@ -14,16 +15,18 @@ REFERENCE = "hf"
 ENGINES = (REFERENCE, "vllm")
 
 
-def resolve_engine(name: str) -> str:
-    """The engine that `name` means on this machine: `auto` is vLLM where there is CUDA and vLLM is installed.
+def resolve_engine(name: str, device: str) -> str:
+    """The engine that `name` means here: `auto` is vLLM where it is installed and a card computes.
+
+    Args:
+        name: one of `ENGINES`, or `auto`.
+        device: where the language model computes.
 
     Raises:
         UsageError: unknown name.
     """
     if name == AUTO:
-        import torch
-
-        return "vllm" if torch.cuda.is_available() and _is_installed("vllm") else REFERENCE
+        return "vllm" if device != CPU and _is_installed("vllm") else REFERENCE
     if name not in ENGINES:
         raise UsageError("unknown engine", found=name, expected=", ".join((AUTO, *ENGINES)))
     return name

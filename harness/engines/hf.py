@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from harness.adapter.llm import LanguageModel
+from harness.device import in_halves, memory_told
+from harness.encoders.base import exact_float32
 from harness.engines.base import IMAGE_CHUNK, Progress, Request, Visual, letter_ids
 
 
@@ -44,6 +46,9 @@ class HFEngine:
     ) -> list[str]:
         """Answers in the order of the requests.
 
+        Where the device's memory does not suffice, fewer images and questions are taken at a time; no
+        answer depends on how many.
+
         Args:
             requests: any order; several may share an image.
             visual: rows -> (I, N, H) visual tokens of these images.
@@ -51,25 +56,36 @@ class HFEngine:
 
         Raises:
             DatasetError: an option is not a single token of the LLM.
+            ResourceError: memory is too small for a single question.
         """
-        answers = [""] * len(requests)
-        done = 0
+        answers: dict[int, str] = {}
         images = sorted({r.media for r in requests})
-        for start in range(0, len(images), IMAGE_CHUNK):
-            chunk = images[start : start + IMAGE_CHUNK]
+        asked: dict[int, list[int]] = {image: [] for image in images}
+        for i, request in enumerate(requests):
+            asked[request.media].append(i)
+
+        def keep(part: list[int], texts: list[str]) -> None:
+            answers.update(zip(part, texts, strict=True))
+            if progress:
+                progress(len(answers), len(requests))
+
+        def ask(chunk: list[int]) -> list[None]:
             place = {image: row for row, image in enumerate(chunk)}
             prefix = self._read_prefix(visual(chunk))
-            here = [i for i, r in enumerate(requests) if r.media in place]
-            for part in self._batches(here, requests):
+            here = sorted(i for image in chunk for i in asked[image] if i not in answers)
+
+            def decode(part: list[int]) -> list[str]:
                 rows = torch.tensor([place[requests[i].media] for i in part])
-                for i, text in zip(
-                    part, self._decode([requests[i] for i in part], prefix, rows), strict=True
-                ):
-                    answers[i] = text
-                done += len(part)
-                if progress:
-                    progress(done, len(requests))
-        return answers
+                return self._decode([requests[i] for i in part], prefix, rows)
+
+            for part in self._batches(here, requests):
+                keep(part, in_halves(decode, part))
+            return [None] * len(chunk)
+
+        with exact_float32(), memory_told("answers"):
+            for start in range(0, len(images), IMAGE_CHUNK):
+                in_halves(ask, images[start : start + IMAGE_CHUNK])
+        return [answers[i] for i in range(len(requests))]
 
     def _batches(self, indices: Sequence[int], requests: Sequence[Request]) -> Iterator[list[int]]:
         """Indices in batches of equal tail length and equal decoding."""
@@ -86,8 +102,9 @@ class HFEngine:
 
     def _read_prefix(self, visual: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer for the chat opening and the visual tokens, (I, heads, P, d)."""
-        opening = torch.tensor(self._llm.encode_prompt("").prefix)
-        embeds = torch.cat([self._llm.embed(opening).expand(len(visual), -1, -1), visual], 1)
+        opening = self._llm.embed(torch.tensor(self._llm.encode_prompt("").prefix))
+        shown = visual.to(opening.device, opening.dtype)
+        embeds = torch.cat([opening.expand(len(shown), -1, -1), shown], 1)
         cache = DynamicCache()
         self._llm.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         layers: list[Any] = cache.layers
@@ -97,10 +114,11 @@ class HFEngine:
         self, requests: list[Request], prefix: list[tuple[Tensor, Tensor]], rows: Tensor
     ) -> list[str]:
         """Greedy answers of one batch; a choice is one token among its letters."""
-        cache = DynamicCache()
+        cache, device = DynamicCache(), self._llm.device
+        rows = rows.to(device)
         for layer, (keys, values) in enumerate(prefix):
             cache.update(keys[rows], values[rows], layer)
-        tail = torch.tensor([self._llm.encode_prompt(r.prompt).tail for r in requests])
+        tail = torch.tensor([self._llm.encode_prompt(r.prompt).tail for r in requests], device=device)
         letters = letter_ids(self._llm, requests[0].options)
         logits = self._step(tail, cache)
         if letters:

@@ -13,6 +13,7 @@ import harness.torchvision_shim  # noqa: F401
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the workers of a run would all be bound to the same cores
 }
 """Environment variables of vLLM; those that a person has set stay. None can move a number."""
-RESTORED = ("PYTHONPATH", "LD_PRELOAD")
+QUIET = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""For its processes only: warnings of libraries to their own authors would stand between progress lines."""
+RESTORED = ("PYTHONPATH", "LD_PRELOAD", *QUIET)
 """What starting vLLM leaves changed in the environment and other children must not inherit."""
 CPU_CACHE_BYTES = 1 << 30
 GPU_SHARE = 0.2
@@ -132,11 +135,11 @@ class VLLMEngine:
         return _agree(beside, alone) and not _agree(first, alone)
 
     def _embed(self, question: str, image: Tensor) -> Tensor:
-        """(N, H) -> (L, H) float32, the whole prompt."""
+        """(N, H) -> (L, H) of the LLM's dtype, the whole prompt."""
         prompt = self._llm.encode_prompt(question)
         with torch.inference_mode():
             before, after = (self._llm.embed(torch.tensor(ids)) for ids in (prompt.prefix, prompt.tail))
-            return torch.cat([before, image, after])
+            return torch.cat([before, image.to(before), after])
 
     def _sampling(self, request: Request) -> Any:
         """Greedy, as long as allowed; a choice is one token among its letters."""
@@ -188,7 +191,8 @@ def _start(llm: LanguageModel, batch: int) -> Any:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with _birth(), tempfile.TemporaryDirectory(prefix="eyechart-llm-") as folder:
-        import vllm
+        with warnings.catch_warnings(action="ignore"):
+            import vllm
 
         front: Any = vllm.LLM
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -221,8 +225,10 @@ def _start(llm: LanguageModel, batch: int) -> Any:
 
 @contextlib.contextmanager
 def _birth() -> Iterator[None]:
-    """What vLLM's processes inherit: a torchvision that loads."""
+    """What vLLM's processes inherit: a torchvision that loads, and quiet."""
     saved = {name: os.environ.get(name) for name in RESTORED}
+    for name, quiet in QUIET.items():
+        os.environ.setdefault(name, quiet)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHILDREN), *filter(None, [saved["PYTHONPATH"]])])
     try:
         yield

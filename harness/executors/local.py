@@ -57,8 +57,9 @@ def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) 
     except EyechartError as error:
         return _Failure(error)
     except Exception as error:  # noqa: BLE001  (told by the parent, whatever it is)
-        # PyTorch has no class of its own for this on CPUs.
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        # PyTorch has no class of its own for this on CPUs; here it is not imported by name.
+        short = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+        if short or isinstance(error, MemoryError):
             return _Failure(ResourceError("memory is too small", fix="use fewer --workers or close programs"))
         return _Failure(InternalError(f"a job failed ({type(error).__name__})", found=str(error)))
 

@@ -8,12 +8,15 @@ Source: the configuration, tokenizer.json and chat template of Qwen2.5-0.5B-Inst
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401
+
 import random
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging
 
 from harness.llm_files import llm_revision
 from harness.mini.suite import still_exchanges
@@ -116,6 +119,7 @@ def write_llm(folder: Path) -> str:
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(SCALE)
+        logging.disable_progress_bar()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))
     return llm_revision(folder)

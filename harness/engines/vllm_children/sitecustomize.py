@@ -8,6 +8,7 @@ shim runs at the moment something asks for torchvision.
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.machinery import ModuleSpec
 
@@ -24,3 +25,5 @@ class ShimFirst:
 
 
 sys.meta_path.insert(0, ShimFirst())
+# Says at every start that Triton is absent, which a CPU has no use for.
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
