@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(demo)
     _add_submit(commands)
     _add_checkpoint(commands)
-    _add_run(commands, "plan", "check everything and show what a run would do")
+    planned = _add_run(commands, "plan", "check everything and show what a run would do and take")
+    gpus = ("H200", "H100", "A100", "L40S", "RTX 4090")
+    planned.add_argument("--on", choices=gpus, help="predict for one such GPU instead of this machine")
     run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
     run.add_argument(

@@ -151,6 +151,9 @@ def _open_media(subject: Subject, tasks: dict[str, Task], name: str) -> tuple[An
         return (clips if is_clips else stills), digest, _budget(protocol, is_clips=is_clips)
     task = tasks[owner]
     split = open_split(task, subject.data, protocol.video.frames, "train" if part == "train" else None)
+    if task.kind == "probe":
+        # It reads pooled vectors only; ImageNet's tokens would need hundreds of gigabytes.
+        return split.media, split.digest, 1
     return split.media, split.digest, _budget(protocol, is_clips=isinstance(split.media, ClipFrames))
 
 
