@@ -108,20 +108,18 @@ def answer_with(
 
     limit = task.max_new_tokens or protocol.decoding.max_new_tokens
     media = [place[sample.media[0]] for sample in split.samples]
+    asked = [Request(row, s.prompt, s.options, limit) for row, s in zip(media, split.samples, strict=True)]
     said: dict[int, Answer] = {}
     for here in _parts_of(media):
         samples = [split.samples[i] for i in here]
         answers = parts.read(samples) if parts else None
         if answers is None:
-            asked = [
-                Request(media[i], split.samples[i].prompt, split.samples[i].options, limit) for i in here
-            ]
 
             def report(done: int, _: int, base: int = len(said)) -> None:
                 if progress:
                     progress(base + done, len(media))
 
-            texts = engine.answer(asked, visual, report)
+            texts = engine.answer([asked[i] for i in here], visual, report)
             answers = [_said(sample, text) for sample, text in zip(samples, texts, strict=True)]
             if parts:
                 parts.write(samples, answers)

@@ -197,7 +197,7 @@ def _add_data(commands: Any) -> None:
     texts = {
         "list": "show the datasets: rows, repository, revision, what is here",
         "fetch": "fetch a dataset from the hub at its pinned revision, and prepare it",
-        "import": "prepare a dataset from files you have: Parquet, images, tars, COCO and REFER JSON, mp4",
+        "import": "prepare a dataset from files you have: Parquet, official JSON, images, tars, mp4",
         "doctor": "look at every row, image and clip of a prepared dataset",
         "pack": "write what the site shows of a dataset's samples",
     }
@@ -207,7 +207,9 @@ def _add_data(commands: Any) -> None:
             part.add_argument("dataset", metavar="NAME", help="see `eyechart data list`")
         if name == "import":
             part.add_argument("source", type=Path, metavar="FOLDER", help="what you have; never written to")
-            part.add_argument("--images", type=Path, metavar="DIR", help="images that the rows name")
+            part.add_argument(
+                "--images", type=Path, metavar="DIR", help="images that the rows name, or a zip of them"
+            )
             part.add_argument("--clips", type=Path, metavar="DIR", help="mp4 files, or a zip of them")
         if name == "fetch":
             part.add_argument("--revision", default="", metavar="40-HEX", help="commit of the repository")

@@ -7,9 +7,11 @@ the sha256 of each Parquet file and clip; for the embedded suite also the versio
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,15 @@ from harness import prompts
 from harness.digest import digest_file
 from harness.errors import DatasetError, IntegrityError
 from harness.files import read_json, read_parquet
+from harness.frame_pack import FramePack, pack_name
+from harness.home import Home, find_home
 from harness.images import decode_clip, decode_rgb
 from harness.media import ReferencedImages, check_media, read_media_list
 from harness.records import Sample, Task
 
 RGB = NDArray[np.uint8]
 NOTE = "DATASET.json"
+_DIGEST, _NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\w-]+")
 
 
 class EncodedImages:
@@ -52,6 +57,9 @@ class ClipFrames:
         self._clips, self._folder, self._frames = clips, folder, frames
         self._listed = listed or {}
         self._last: tuple[int, list[RGB]] = (-1, [])
+        pack = folder.parent / pack_name(frames)
+        self.pack = FramePack(pack, frames) if pack.is_file() and not folder.is_dir() else None
+        """Frames decoded elsewhere, where the clips themselves are not here."""
 
     def load(self, i: int) -> RGB:
         """(H, W, 3) uint8 of one frame; a clip is decoded once while its frames are asked in order.
@@ -60,6 +68,8 @@ class ClipFrames:
             DatasetError: the clip is missing or cannot be decoded.
         """
         clip, frame = divmod(i, self._frames)
+        if self._last[0] != clip and self.pack:
+            self._last = clip, self.pack.load(self._clips[clip])
         if self._last[0] != clip:
             path = self._folder / f"{self._clips[clip]}.mp4"
             if not path.is_file():
@@ -85,6 +95,12 @@ class Split:
     """(n,) for probes, empty otherwise."""
 
 
+def frames_decoder(folders: Sequence[Path], frames: int) -> str:
+    """What decoded the clips of datasets that have their frames only; empty where the clips are here."""
+    packs = [ClipFrames([], folder / "clips", frames).pack for folder in folders]
+    return ", ".join(sorted({pack.decoded_by for pack in packs if pack}))
+
+
 def read_note(folder: Path) -> dict[str, Any]:
     """DATASET.json of a dataset: digest, rows a split, files with their sha256, suite_version or None.
 
@@ -97,21 +113,46 @@ def read_note(folder: Path) -> dict[str, Any]:
         )
     try:
         note: dict[str, Any] = read_json(folder / NOTE)
-        return {
+        about = {
             "digest": str(note["digest"]),
             "rows": dict(note["rows"]),
             "files": dict(note["files"]),
             "suite_version": note.get("suite_version"),
         }
-    except (IntegrityError, KeyError, TypeError, ValueError) as error:
+        _refuse_odd_note(about)
+        return about
+    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
             "the dataset's note is damaged", where=str(folder / NOTE), found=str(error)
         ) from error
 
 
+def _refuse_odd_note(about: dict[str, Any]) -> None:
+    """Refuse a note whose values are of other types, or whose names lead out of the dataset's folder.
+
+    Raises:
+        ValueError: naming what.
+    """
+    if not _DIGEST.fullmatch(about["digest"]):
+        raise ValueError(f"the digest {about['digest'][:80]!r}")
+    for name, count in about["rows"].items():
+        if not _NAME.fullmatch(name) or type(count) is not int or count < 0:
+            raise ValueError(f"the split {name[:80]!r} with {str(count)[:20]!r} rows")
+    for name, sha256 in about["files"].items():
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts or not _DIGEST.fullmatch(str(sha256)):
+            raise ValueError(f"the file {name[:80]!r}")
+
+
 def _command(folder: Path) -> str:
-    """What writes a dataset: the embedded suite makes itself, others are fetched (or imported)."""
-    return f"eyechart data fetch {folder.name}" if folder.parent.name == "main" else "eyechart mini data"
+    """What writes a dataset: the embedded one makes itself, the main one is fetched, others imported."""
+    folder = folder.absolute()
+    suite, root = folder.parent.name, folder.parent.parent.parent
+    if folder.parent != Home(root).data(suite):
+        return "eyechart mini data"
+    own = {"mini": "mini data", "main": f"data fetch {folder.name}"}
+    words = own.get(suite, f"data import {folder.name} FOLDER --suite {shlex.quote(suite)}")
+    return f"eyechart {words}" + f" --home {shlex.quote(str(root))}" * (root != find_home().root)
 
 
 def check_dataset(folder: Path, expected: str) -> str:
@@ -165,10 +206,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DatasetError("split is missing", where=str(path))
     try:
         rows: list[dict[str, Any]] = read_parquet(path).to_pylist()
-    except IntegrityError as error:
-        raise DatasetError(
-            "split cannot be read", where=str(path), found=error.found or str(error)
-        ) from error
+    except (IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8
+        found = getattr(error, "found", "") or str(error)
+        raise DatasetError("split cannot be read", where=str(path), found=found) from error
     if not rows:
         raise DatasetError("split is empty", where=str(path), found="0 rows", expected="at least one")
     return rows

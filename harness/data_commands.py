@@ -40,7 +40,9 @@ def _list(arguments: argparse.Namespace) -> int:
         state, facts = _state(home.data(arguments.suite) / spec.name)
         pin = pinned(spec.name, home.root)
         published = ", ".join(
-            f"{s.name} {s.rows:,}" if s.rows else s.name for s in spec.splits if s.rows or not s.hub_refusal
+            f"{s.name} {count:,}" if (count := s.rows or s.raw_rows) else s.name
+            for s in spec.splits
+            if s.rows or not s.hub_refusal
         )
         shown = pin if pin == UNPINNED else pin[:12]
         rows.append([spec.name, spec.title, published, f"{spec.repo}{' (gated)' * spec.gated}", shown, state])
@@ -52,7 +54,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 "gated": spec.gated,
                 "license": spec.license,
                 "revision": pin,
-                "published": {s.name: s.rows for s in spec.splits},
+                "published": {s.name: s.rows or s.raw_rows for s in spec.splits},
                 **facts,
             }
         )

@@ -21,7 +21,8 @@ CPU = "cpu"
 AUTO = "auto"
 DEVICES = (AUTO, CPU, "cuda")
 SMALLER = "use fewer --workers, end other programs on the card, or use --device cpu or a larger card"
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# cuBLAS reads it once, at its first product; without it torch refuses to train with steady sums.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def resolve_device(name: str) -> str:
@@ -88,8 +89,6 @@ def steady_sums(device: str) -> Iterator[None]:
         return
     import torch
 
-    # Read by cuBLAS when it is first used; without it torch refuses to promise anything.
-    os.environ.setdefault(_WORKSPACE, ":4096:8")
     memory: Any = torch.utils.deterministic
     before, filled = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)

@@ -33,7 +33,8 @@ MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("sha256", pa.string()), ("byte
 IMAGE_COLUMN = "image"
 """Column of a Parquet shard that holds `{bytes, path}`, as on the hub."""
 
-_MEMBER = re.compile(r"(?P<offset>\d{1,18})\+(?P<size>\d{1,12})")
+_MEMBER = re.compile(r"(?P<offset>[0-9]{1,18})\+(?P<size>[0-9]{1,12})")
+_ROW = re.compile(r"[0-9]{1,18}")
 _MAX_MEDIA_BYTES = 4 * 2**30
 
 
@@ -59,13 +60,15 @@ class MediaReader:
         name, _, part = reference.partition("#")
         path = self.folder / _inside(name, reference)
         try:
+            if not path.is_file():  # a pipe of that name would be read for ever
+                raise self._absent(reference, "No such file, or none to read")
             if not part:
-                return path.read_bytes()
+                return _slice(path, 0, path.stat().st_size, reference)
             if member := _MEMBER.fullmatch(part):
                 return _slice(path, int(member["offset"]), int(member["size"]), reference)
-            if part.isdecimal():
+            if _ROW.fullmatch(part):
                 return self._row(name, path, int(part), reference)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise self._absent(reference, getattr(error, "strerror", None) or str(error)) from error
         raise self._absent(reference, f"the part {part!r}", "a row number or OFFSET+SIZE after #")
 
@@ -107,7 +110,7 @@ def _inside(name: str, reference: str) -> PurePosixPath:
 
 def _slice(path: Path, offset: int, size: int, reference: str) -> bytes:
     if size > _MAX_MEDIA_BYTES:
-        raise UnsafeInputError("member of a tar is too large", where=reference, found=f"{size:,} bytes")
+        raise UnsafeInputError("image or clip is too large", where=reference, found=f"{size:,} bytes")
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(size)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers import probe_job, seed_job, seed_steps
+from harness.data import frames_decoder
 from harness.device import device_facts
 from harness.doctor import examine
 from harness.errors import IntegrityError, SubmissionError
@@ -219,7 +220,16 @@ def _receipt(plan: Plan, extracted: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "cpu": _cpu(),
         **_device(plan),
+        **_decoder(plan),
     }
+
+
+def _decoder(plan: Plan) -> dict[str, str]:
+    """What decoded the clips, where it was not the PyAV of this machine."""
+    subject = plan.subject
+    names = sorted({MIXTURE, *(task.dataset for task in plan.tasks.values())})
+    found = frames_decoder([subject.data / name for name in names], subject.protocol.video.frames)
+    return {"frames_decoded_by": found} if found else {}
 
 
 def _device(plan: Plan) -> dict[str, Any]:

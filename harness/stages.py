@@ -78,15 +78,16 @@ def open_subject(subject: Subject) -> Encoder:
         shape = subject.submission.input
         calibration = prepare(some, subject.protocol.image, shape.mean, shape.std)
     protocol = subject.protocol
-    return open_encoder(
-        subject.submission,
-        subject.root,
-        calibration,
-        resolution=protocol.image.resolution,
-        layer=protocol.tokens.layer,
-        device=subject.device,
-        allow_code=subject.allow_code,
-    )
+    with memory_told(f"opening {subject.submission.id}"):
+        return open_encoder(
+            subject.submission,
+            subject.root,
+            calibration,
+            resolution=protocol.image.resolution,
+            layer=protocol.tokens.layer,
+            device=subject.device,
+            allow_code=subject.allow_code,
+        )
 
 
 def mixture_media(subject: Subject) -> tuple[EncodedImages | ReferencedImages, ClipFrames]:

@@ -315,7 +315,7 @@ def leaking(prepared, tmp_path):
 
 def test_leaks_are_audited(leaking, monkeypatch, capsys):
     place, root = leaking
-    import_dataset(SPECS["mixture"], place, root, Given())
+    import_dataset(SPECS["mixture"], place, root, Given(partial=True))
     monkeypatch.setenv("EYECHART_HOME", str(root.parent.parent))
     assert main(["data", "doctor", "mixture", "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
@@ -334,7 +334,7 @@ def test_leaks_are_audited(leaking, monkeypatch, capsys):
 
 def test_leaks_are_left_out(leaking, monkeypatch, capsys):
     place, root = leaking
-    made = import_dataset(SPECS["mixture"], place, root, Given(against=("all",)))
+    made = import_dataset(SPECS["mixture"], place, root, Given(partial=True, against=("all",)))
     assert made.rows == {"train": 2}
     about = read_json(made.path / NOTE)
     assert about["left_out"] == {"an image of vqav2": 1, "an image of textvqa": 1}
@@ -347,12 +347,12 @@ def test_leaks_are_left_out(leaking, monkeypatch, capsys):
     assert len(read_parquet(made.path / LEAKS)) == 2
     # A dataset that is not there cannot be compared with.
     with pytest.raises(DatasetError, match="dataset is missing"):
-        import_dataset(SPECS["mixture"], place, root, Given(against=("refcoco",)))
+        import_dataset(SPECS["mixture"], place, root, Given(partial=True, against=("refcoco",)))
 
 
 def test_looks_are_kept_while_the_dataset_is_the_same(leaking, monkeypatch):
     place, root = leaking
-    import_dataset(SPECS["mixture"], place, root, Given(against=("vqav2",)))
+    import_dataset(SPECS["mixture"], place, root, Given(partial=True, against=("vqav2",)))
     from harness.datasets import leaks
 
     seen = []
@@ -442,3 +442,22 @@ def test_packing_what_no_task_reads(copy, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("EYECHART_HOME", str(tmp_path / "home"))
     assert main(["data", "pack", "textvqa", "--suite", "nowhere"]) == 2
     assert "no task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suite", "words"),
+    [
+        ("mini", "`eyechart mini data`"),
+        ("main", "`eyechart data fetch vqav2`"),
+        ("rehearsal", "`eyechart data import vqav2 FOLDER --suite rehearsal`"),
+    ],
+)
+def test_a_missing_dataset_is_told_with_the_command_of_its_suite(tmp_path, monkeypatch, suite, words):
+    monkeypatch.setenv("EYECHART_HOME", str(tmp_path))
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(tmp_path / "data" / suite / "vqav2", "UNPINNED")
+    assert f"Run {words} to write it" in str(caught.value)
+    monkeypatch.setenv("EYECHART_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(tmp_path / "data" / suite / "vqav2", "UNPINNED")
+    assert f"Run {words.removesuffix('`')} --home {tmp_path}` to write it" in str(caught.value)

@@ -530,7 +530,8 @@ def test_counts_survive_a_kill_before_the_note(tmp_path, root, monkeypatch):
             bring("mixture", tmp_path / "raw", root)
     made = bring("mixture", tmp_path / "raw", root)
     assert read_json(made.path / "DATASET.json")["left_out"] == {"no image": 1}
-    assert made.notes == ("left out, no image: 1",)
+    assert made.notes[0] == "left out, no image: 1"
+    assert "fractions of the picture: 1, cut at an edge: 0" in made.notes[1]
 
 
 def test_two_at_once(tmp_path, root):

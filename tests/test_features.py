@@ -261,3 +261,23 @@ def test_rows_are_found_by_key(encoder, cache):
     assert found.rows(["image-3", "image-0", "image-3"]).tolist() == [3, 0, 3]
     with pytest.raises(DatasetError, match="1 absent, first 'image-9'"):
         found.rows(["image-1", "image-9"])
+
+
+def test_a_small_memory_changes_no_byte(encoder, cache, tmp_path, monkeypatch):
+    whole = extract(encoder, Pictures(200), protocol(), cache, dataset_digest=DATA)
+    encode, seen = encoder.encode, []
+
+    def short(pixels, most=ENCODE_CHUNK):
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        seen.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(encoder, "encode", short)
+    again = extract(encoder, Pictures(200), protocol(), ArrayCache(tmp_path / "b"), dataset_digest=DATA)
+    assert again.tokens.tobytes() == whole.tokens.tobytes()
+    assert again.pooled.tobytes() == whole.pooled.tobytes()
+    assert seen == [64, 64, 64, 8]
+    monkeypatch.setattr(encoder, "encode", lambda pixels: short(pixels, 0))
+    with pytest.raises(ResourceError, match="toy: 64 images at a time: the device's memory is too small"):
+        extract(encoder, Pictures(3), protocol(), ArrayCache(tmp_path / "c"), dataset_digest=DATA)

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"harness.prompts", "harness.schemas"},
     {"harness.sample_tables"},
     {"harness.images"},
-    {"harness.media"},
+    {"harness.media", "harness.frame_pack"},
     {"harness.data"},
     {"harness.encoders"},
     {"harness.convert", "harness.convert_child", "harness.convert_read", "harness.convert_tensors"},

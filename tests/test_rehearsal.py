@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import harness.torchvision_shim  # noqa: F401  (lmms-eval imports torchvision)
+
 import io
 import re
 import zipfile
@@ -15,9 +17,13 @@ import pytest
 from PIL import Image
 
 from harness.data import open_split
+from harness.datasets.make import Given, import_dataset
+from harness.datasets.specs import find_spec
 from harness.digest import digest_file
 from harness.errors import UsageError
+from harness.files import read_json
 from harness.images import decode_clip, decode_rgb
+from harness.media import MediaReader
 from harness.mini import schemas
 from harness.mini.world import COLORS
 from harness.prompts import LETTERS
@@ -226,17 +232,59 @@ def test_mixture_is_in_llavas_form(raw):
         assert opened == [row["image"] is not None, *[False] * (len(turns) - 1)]
 
 
-def test_boxes_of_the_mixture_are_of_the_picture_as_it_is(raw):
+def holds(data, box, color):
+    """Whether a box of a picture, xyxy in 0-1, holds a thing of that colour."""
+    pixels = decode_rgb(data, "").astype(int)
+    height, width = pixels.shape[:2]
+    x1, y1, x2, y2 = box
+    part = pixels[round(y1 * height) : round(y2 * height), round(x1 * width) : round(x2 * width)]
+    return (np.abs(part - np.array(COLORS[color])).sum(2) < 90).sum() > 40
+
+
+def numbers(text):
+    return [float(value) for value in text.strip("[]").split(", ")]
+
+
+def padded(data):
+    """The picture on a square, as LLaVA's training pads it."""
+    picture = Image.open(io.BytesIO(data))
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    out = io.BytesIO()
+    square.save(out, "PNG")
+    return out.getvalue()
+
+
+def test_boxes_of_the_mixture_are_of_the_padded_square(raw):
     asked = re.compile(re.escape(PLACEHOLDER + BOX_OF_PHRASE).replace(r"\{\}", "([a-z]+) [a-z]+"))
     boxes = [row for row in rows_of(raw / "mixture", "data/train") if row["data_source"] == "refcoco"]
     assert len(boxes) == ROWS
     for row in boxes:
         color = asked.fullmatch(row["conversations"][0]["value"]).group(1)
-        x1, y1, x2, y2 = (float(v) for v in row["conversations"][1]["value"].strip("[]").split(", "))
-        pixels = decode_rgb(row["image"]["bytes"], "").astype(int)
-        height, width = pixels.shape[:2]
-        part = pixels[round(y1 * height) : round(y2 * height), round(x1 * width) : round(x2 * width)]
-        assert (np.abs(part - np.array(COLORS[color])).sum(2) < 90).sum() > 40
+        assert holds(padded(row["image"]["bytes"]), numbers(row["conversations"][1]["value"]), color)
+
+
+def test_boxes_of_the_imported_mixture_are_of_the_picture(raw, tmp_path):
+    spec = find_spec("mixture")
+    made = import_dataset(spec, raw / "mixture", tmp_path, Given(partial=True))
+    reader, seen = MediaReader(made.path), 0
+    asked = re.compile(re.escape(BOX_OF_PHRASE).replace(r"\{\}", "([a-z]+) [a-z]+"))
+    told = re.compile(r"Please provide a short description for this region: (\[.*\])\.")
+    for row in pq.read_table(made.path / "train.parquet").to_pylist():
+        data = reader.read(row["image"])
+        for exchange in row["exchanges"]:
+            if match := asked.fullmatch(exchange["prompt"]):
+                assert exchange["kind"] == "box"
+                assert holds(data, numbers(exchange["answer"]), match[1])
+                seen += 1
+            elif match := told.fullmatch(exchange["prompt"]):
+                assert holds(data, numbers(match[1]), exchange["answer"].split()[0].lower())
+                seen += 1
+    assert seen == 2 * ROWS
+    counts = read_json(made.path / "DATASET.json")["boxes"]
+    assert counts == {"refcoco": {"converted": seen, "cut": counts["refcoco"]["cut"], "in_padding": 0}}
+    assert any(f"fractions of the picture: {seen}" in note for note in made.notes)
 
 
 def test_there_are_rows_without_a_picture(tmp_path):

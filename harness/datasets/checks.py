@@ -239,7 +239,7 @@ def _place(reference: str) -> tuple[str, int]:
     """Shards are read in the order of their rows."""
     name, _, part = reference.partition("#")
     first = part.partition("+")[0]
-    return name, int(first) if first.isdecimal() else 0
+    return name, int(first) if first.isdecimal() and len(first) < 19 else 0
 
 
 def examine_dataset(

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from harness.datasets.padded_boxes import is_box
+
 LONG_WORDS, SHORT_WORDS = 40, 3
-_NUMBER = r"\s*(?:0?\.\d+|[01](?:\.\d*)?)\s*"
-_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\.?")
 _LETTER = re.compile(r"[A-Z]\.?")
 _PLACE = re.compile(r"\s*<image>\s*")
 
@@ -28,7 +28,7 @@ def kind_of(answer: str) -> str:
     >>> [kind_of(a) for a in ("[0.1, 0.2, 0.55, 1.0]", "B", "two dogs", "A dog and a cat sleep.")]
     ['box', 'choice', 'short', 'open']
     """
-    if _BOX.fullmatch(answer) and all(float(v) <= 1 for v in re.findall(r"\d*\.\d+|\d+", answer)):
+    if is_box(answer):
         return "box"
     if _LETTER.fullmatch(answer):
         return "choice"
@@ -38,10 +38,12 @@ def kind_of(answer: str) -> str:
     return "short" if words <= SHORT_WORDS else "open"
 
 
-def exchanges_of(turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], int]:
+def exchanges_of(turns: Sequence[Mapping[str, str] | None]) -> tuple[list[dict[str, str]], int]:
     """Exchanges of one conversation, and how many of its turns found no partner or said nothing."""
     exchanges, used, asked = [], 0, ""
     for turn in turns:
+        if turn is None:
+            continue
         text = (turn["value"] or "").strip()
         if turn["from"] in {"human", "user"}:
             asked = _PLACE.sub("\n", text).strip()

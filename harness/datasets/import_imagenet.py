@@ -1,9 +1,10 @@
 """ImageNet from what people have: folders of classes, ILSVRC's own layout, or its tars, which stay packed.
 
     train/n01440764/*.JPEG, val/n01440764/*.JPEG      folders of classes
-    ILSVRC/Data/CLS-LOC/val/*.JPEG + LOC_val_solution.csv   validation as it is given out
+    ILSVRC/Data/CLS-LOC/val/*.JPEG + LOC_val_solution.csv   validation as Kaggle gives it out
     ILSVRC2012_img_train.tar                          a tar of 1,000 tars
     train/n01440764.tar, ILSVRC2012_img_val.tar       tars of images
+    ILSVRC2012_devkit_t12.tar.gz                      what the validation images are, see `import_devkit`
 
 The label is the index of the class's synset among all, sorted: the order that everyone uses. Its digest is
 pinned below, and checked whenever all 1,000 are there.
@@ -19,17 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.datasets.import_devkit import DEVKIT, devkit_solution
 from harness.datasets.prepare import Draft, Item, Medium, safe_name
 from harness.datasets.rows import NUM_CLASSES
+from harness.datasets.sources import MAX_IMAGE_BYTES
+from harness.datasets.walk import files_below, is_file, named
 from harness.digest import digest_bytes
-from harness.errors import DatasetError
+from harness.errors import DatasetError, UnsafeInputError
 
 LABEL_ORDER = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 """sha256 of the 1,000 synset names, sorted, each ended by a line break. Computed from timm's list."""
 _SYNSET = re.compile(r"n\d{8}")
 _IN_NAME = re.compile(r".*_(n\d{8})")
 _IMAGES = {".jpeg", ".jpg", ".png"}
-_SOLUTION = "LOC_val_solution.csv"
+_SOLUTION, _MAX_SOLUTION_BYTES = "LOC_val_solution.csv", 64 * 2**20
 _ALIASES = {"train": ("train",), "validation": ("val", "validation")}
 
 
@@ -66,17 +70,28 @@ class Picture:
 
         Raises:
             DatasetError: missing, or the tar is cut short.
+            UnsafeInputError: far larger than an image.
         """
+        if self.size > MAX_IMAGE_BYTES:
+            raise self._too_large(self.size)
         try:
             with open(self.file, "rb") as file:
                 file.seek(self.begin)
-                data = file.read(self.size)
+                data = file.read(self.size if self.member else MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise DatasetError("image cannot be read", where=self.name, found=str(error.strerror)) from error
         if self.member and len(data) != self.size:
             found = f"{self.size - len(data):,} bytes less"
             raise DatasetError("tar is cut short", where=self.name, found=found, fix="fetch it again")
+        if len(data) > MAX_IMAGE_BYTES:
+            raise self._too_large(Path(self.file).stat().st_size)
         return data
+
+    def _too_large(self, size: int) -> UnsafeInputError:
+        expected = f"{MAX_IMAGE_BYTES:,} at most"
+        return UnsafeInputError(
+            "image file is too large", where=self.name, found=f"{size:,} bytes", expected=expected
+        )
 
 
 def check_label_order(synsets: list[str], where: str) -> str:
@@ -107,8 +122,7 @@ def find_pictures(place: Path, split: str) -> list[Picture]:
         if folder.is_dir() and (found := _in_folder(folder, place, split)):
             return found
     for name in names:
-        tar = place / f"ILSVRC2012_img_{name}.tar"
-        if tar.is_file():
+        if is_file(tar := place / f"ILSVRC2012_img_{name}.tar"):
             return sorted(_in_tar(tar, split, place), key=lambda p: p.order)
     return []
 
@@ -116,11 +130,11 @@ def find_pictures(place: Path, split: str) -> list[Picture]:
 def _in_folder(folder: Path, place: Path, split: str) -> list[Picture]:
     found: list[Picture] = []
     solution = _solution(place) if split == "validation" else {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         relative = path.relative_to(folder)
         if path.suffix == ".tar" and _SYNSET.fullmatch(path.stem):
             found += _in_tar(path, split, place)
-        elif path.suffix.lower() in _IMAGES and path.is_file():
+        elif path.suffix.lower() in _IMAGES:
             synset = relative.parts[0] if len(relative.parts) > 1 else _told(path.stem, solution)
             if not _SYNSET.fullmatch(synset):
                 raise _classless(path)
@@ -140,19 +154,20 @@ def _classless(path: Path | str) -> DatasetError:
         "image without a class",
         where=str(path),
         expected=f"a folder named after its synset, a name that ends in it, or {_SOLUTION}",
-        fix=f"put {_SOLUTION} beside it; the devkit's ground truth needs meta.mat, which is not read",
+        fix=f"put {_SOLUTION} or {DEVKIT} beside it",
     )
 
 
 def _solution(place: Path) -> dict[str, str]:
-    """Image name -> synset, as ILSVRC on Kaggle tells it: `ImageId,PredictionString`, synset first."""
-    path = next(iter(sorted(place.rglob(_SOLUTION))), None)
-    if path is None:
-        return {}
+    """Image name -> synset: Kaggle's `ImageId,PredictionString`, synset first, or the devkit."""
+    if (path := named(place, _SOLUTION)) is None:
+        return devkit_solution(place)
+    if (size := path.stat().st_size) > _MAX_SOLUTION_BYTES:
+        raise UnsafeInputError("not ILSVRC's solution", where=str(path), found=f"{size:,} bytes")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, OSError, csv.Error) as error:
         raise DatasetError(
             "not ILSVRC's solution", where=str(path), expected="ImageId,PredictionString"
         ) from error
@@ -186,9 +201,9 @@ def _members(file: BinaryIO, path: Path, begin: int) -> Iterator[tuple[tarfile.T
         # "r:" takes no compressed tar: a range of its bytes would be no image.
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in list(tar):
-                if member.isreg():
+                if member.isreg() and not member.issparse():
                     yield member, member.offset_data
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DatasetError(
             "not a whole, uncompressed tar",
             where=str(path),

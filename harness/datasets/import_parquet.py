@@ -9,13 +9,16 @@ from pathlib import Path
 
 from harness.datasets.conversations import exchanges_of
 from harness.datasets.leaks import Leaks
+from harness.datasets.padded_boxes import BoxCount, convert, has_box
 from harness.datasets.prepare import Draft, Item, Medium
 from harness.datasets.rows import Row
-from harness.datasets.sources import Clips, Images, RawRow, raw_rows, upright_size
+from harness.datasets.sources import Clips, Images, RawRow, picture_size, raw_rows, upright_size
 from harness.datasets.specs import DatasetSpec
 from harness.digest import digest_bytes
 from harness.errors import DatasetError
+from harness.fields import show
 
+_MAX_SIDE = 1e9
 _SYNSET = re.compile(r"(n\d{8})(?:_\d+)?(?:_n\d{8})?\.JPEG|.*_(n\d{8})\.JPEG")
 
 
@@ -26,7 +29,7 @@ class Reading:
     spec: DatasetSpec
     draft: Draft
     images: Path | None
-    """Folder of images that rows name."""
+    """Folder or zip of images that rows name."""
     clips: Clips | None
     leaks: Leaks | None = None
     """Evaluation images that the mixture may not contain."""
@@ -36,6 +39,8 @@ class Reading:
     """ImageNet: label -> synset, as file names say it."""
     left_out: dict[str, int] = field(default_factory=dict)
     """The mixture: why rows were left out -> how many."""
+    boxes: dict[str, BoxCount] = field(default_factory=dict)
+    """The mixture: source -> what became of its boxes."""
 
     def count_out(self, why: str) -> None:
         """One row, or turn, that is not taken."""
@@ -95,11 +100,13 @@ def flatten(
     """
     if not expressions:
         raise DatasetError("row is not sound", where=f"{where}, field answer", found="no expression")
-    box = row.get("bbox") or []
-    if len(box) != 4 or any(v is None for v in box):
+    box = row.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_pixels, box)):
         raise DatasetError(
-            "row is not sound", where=f"{where}, field bbox", found=str(box), expected="4 numbers"
+            "row is not sound", where=f"{where}, field bbox", found=show(box), expected="4 numbers"
         )
+    if row.get("question_id") is None:
+        raise DatasetError("row is not sound", where=f"{where}, field question_id", found="None")
     (width, height), (x, y, w, h) = size, box
     for k, expression in enumerate(expressions):
         yield Item(
@@ -114,6 +121,11 @@ def flatten(
             medium,
             where,
         )
+
+
+def _is_pixels(value: object) -> bool:
+    """A number that can be a place in a picture; no int of any length, which could not be divided."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > _MAX_SIDE
 
 
 def _clips(reading: Reading) -> Reader:
@@ -165,12 +177,31 @@ def _mixture(reading: Reading) -> Reader:
         exchanges, dropped = exchanges_of(raw.row["conversations"] or [])
         for _ in range(dropped):
             reading.count_out("turn without an answer")
+        exchanges = _unpadded(exchanges, raw, reading)
         if not exchanges:
             return reading.count_out("no exchange")
         yield Item({"image_id": number, "exchanges": exchanges}, medium, raw.where)
         return None
 
     return read
+
+
+def _unpadded(exchanges: list[dict[str, str]], raw: RawRow, reading: Reading) -> list[dict[str, str]]:
+    """Exchanges with boxes as fractions of the picture, see `padded_boxes`."""
+    if not any(map(has_box, exchanges)):
+        return exchanges
+    width, height, turned = picture_size(raw.image or b"", raw.where)
+    if turned:
+        # LLaVA draws boxes on the pixels as they are stored; the harness shows the picture upright.
+        kept = [exchange for exchange in exchanges if not has_box(exchange)]
+        for _ in exchanges[len(kept) :]:
+            reading.count_out("box on a turned picture")
+        return kept
+    count = reading.boxes.setdefault(raw.row["data_source"] or "", BoxCount())
+    converted = [convert(exchange, width, height, count) for exchange in exchanges]
+    for _ in range(converted.count(None)):
+        reading.count_out("box in the padding")
+    return [exchange for exchange in converted if exchange is not None]
 
 
 _READERS: dict[str, Callable[[Reading], Reader]] = {

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.import_parquet import flatten
+from harness.datasets.json_source import field_of, read_json_source
 from harness.datasets.prepare import Draft, Item
 from harness.datasets.sources import Images, refuse_pickle, upright_size
 from harness.datasets.specs import DatasetSpec
+from harness.datasets.walk import is_file
 from harness.errors import DatasetError
-from harness.fields import nearest, parse_json, show
+from harness.fields import nearest
 
 QUESTION = "Please carefully observe the area circled in the image and come up with a caption for the area."
 """What the hub writes into the column `question`; no task reads it."""
@@ -43,9 +45,9 @@ def find_refer(place: Path) -> tuple[Path, Path] | None:
         DatasetError: several files of references.
     """
     instances = place / "instances.json"
-    if not instances.is_file():
+    if not is_file(instances):
         return None
-    refs = sorted(p for p in place.glob("refs*.json") if p.is_file())
+    refs = sorted(p for p in place.glob("refs*.json") if is_file(p))
     if not refs:
         for path in sorted(place.glob("refs*")):
             refuse_pickle(path)
@@ -64,7 +66,7 @@ def read_refer(refs: Path, instances: Path) -> Refer:
     Raises:
         DatasetError: not such JSON.
     """
-    listed, held = _read(refs), _read(instances)
+    listed, held = read_json_source(refs), read_json_source(instances)
     for path, value, kind in ((refs, listed, list), (instances, held, dict)):
         if not isinstance(value, kind):
             raise DatasetError(
@@ -72,22 +74,17 @@ def read_refer(refs: Path, instances: Path) -> Refer:
             )
     tables = {name: held.get(name) for name in ("images", "annotations")}
     for name, rows in tables.items():
-        if not isinstance(rows, list) or not all(isinstance(r, dict) and "id" in r for r in rows):
-            close = nearest(name, [k for k in held if k not in tables])
+        if not isinstance(rows, list) or not all(isinstance(r, dict) and _is_id(r.get("id")) for r in rows):
+            found = nearest(name, [k for k in held if k not in tables]) if name not in held else ""
             raise DatasetError(
-                f"no list of {name}", where=f"{instances}: {name}", found=close, expected="rows with an id"
+                f"no list of {name}", where=f"{instances}: {name}", found=found, expected="rows with an id"
             )
     images, annotations = ({row["id"]: row for row in rows or []} for rows in tables.values())
     return Refer(refs, instances, listed, images, annotations)
 
 
-def _read(path: Path) -> Any:
-    try:
-        return parse_json(path.read_bytes())
-    except OSError as error:
-        raise DatasetError("file is missing", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError("not valid JSON", where=str(path), found=str(error)[:120]) from error
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def splits_of(refer: Refer, spec: DatasetSpec) -> dict[str, int]:
@@ -96,8 +93,8 @@ def splits_of(refer: Refer, spec: DatasetSpec) -> dict[str, int]:
     counts: dict[str, int] = {}
     for i, ref in enumerate(refer.refs):
         where = f"{refer.refs_path}: row {i}"
-        if (split := _field(ref, "split", str, where)) in wanted:
-            counts[split] = counts.get(split, 0) + len(_field(ref, "sentences", list, where))
+        if (split := field_of(ref, "split", str, where)) in wanted:
+            counts[split] = counts.get(split, 0) + len(field_of(ref, "sentences", list, where))
     return {name: counts[name] for name in wanted if name in counts}
 
 
@@ -106,7 +103,7 @@ def refer_items(refer: Refer, split: str, draft: Draft, images: Path) -> Iterato
     kept = Images(draft, images)
     for i, ref in enumerate(refer.refs):
         where = f"{refer.refs_path}: row {i}"
-        if _field(ref, "split", str, where) != split:
+        if field_of(ref, "split", str, where) != split:
             continue
         annotation = _known(refer.annotations, ref, "ann_id", where)
         image = _known(refer.images, ref, "image_id", where)
@@ -117,7 +114,7 @@ def refer_items(refer: Refer, split: str, draft: Draft, images: Path) -> Iterato
                 found=f"image {annotation.get('image_id')}",
                 expected=f"image {image['id']}",
             )
-        name = _field(image, "file_name", str, f"{refer.instances_path}: image {image['id']}")
+        name = field_of(image, "file_name", str, f"{refer.instances_path}: image {image['id']}")
         medium, data = kept.file(name, f"{where}, field image_id")
         size = upright_size(data, where)
         if size != (image.get("width"), image.get("height")):
@@ -128,7 +125,7 @@ def refer_items(refer: Refer, split: str, draft: Draft, images: Path) -> Iterato
                 expected=f"{image.get('width')} x {image.get('height')}",
             )
         row = {
-            "question_id": str(_field(ref, "ref_id", int, where)),
+            "question_id": str(field_of(ref, "ref_id", int, where)),
             "question": QUESTION,
             "segmentation": _polygon(annotation.get("segmentation")),
             "bbox": annotation.get("bbox"),
@@ -136,34 +133,22 @@ def refer_items(refer: Refer, split: str, draft: Draft, images: Path) -> Iterato
             # As the hub and the REFER files name it: the image and, last, the object.
             "file_name": f"{name.rsplit('.', 1)[0]}_{annotation['id']}.jpg",
         }
-        sentences = _field(ref, "sentences", list, where)
-        said = [_field(s, "sent", str, f"{where}, field sentences") for s in sentences]
+        sentences = field_of(ref, "sentences", list, where)
+        said = [field_of(s, "sent", str, f"{where}, field sentences") for s in sentences]
         yield from flatten(row, said, size, medium, where)
 
 
 def _polygon(value: object) -> list[float]:
     """The first polygon, as the hub has it; masks of other forms are not needed here."""
     first = value[0] if isinstance(value, list) and value else None
-    return [float(v) for v in first] if isinstance(first, list) else []
+    numbers = isinstance(first, list) and all(isinstance(v, int | float) for v in first)
+    return [float(v) for v in first] if numbers and first else []
 
 
 def _known(table: dict[int, dict[str, Any]], ref: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    key = _field(ref, name, int, where)
+    key = field_of(ref, name, int, where)
     if key not in table:
         raise DatasetError(
             "not in instances.json", where=f"{where}, field {name}", found=str(key), expected="a known id"
         )
     return table[key]
-
-
-def _field(row: object, name: str, kind: type, where: str) -> Any:
-    value = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        held = ", ".join(row) if isinstance(row, dict) and name not in row else show(value)
-        raise DatasetError(
-            "field missing or of another type",
-            where=f"{where}, field {name}",
-            found=held,
-            expected=kind.__name__,
-        )
-    return value

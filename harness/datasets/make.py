@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.data import NOTE, read_note
-from harness.datasets import import_imagenet, import_refer
+from harness.datasets import import_imagenet, import_refer, import_vqa
 from harness.datasets.import_parquet import Reading, read_items
 from harness.datasets.leaks import LEAKS, Leaks, evaluation_table, write_leaks
+from harness.datasets.padded_boxes import BoxCount
 from harness.datasets.prepare import Draft, Item, file_stamp
 from harness.datasets.sources import Clips, count_rows, refuse_pickle, split_files, unfamiliar
 from harness.datasets.specs import SPECS, DatasetSpec
@@ -27,7 +28,7 @@ class Given:
     """What a person says beside the source."""
 
     images: Path | None = None
-    """Folder of images that rows name."""
+    """Folder or zip of images that rows name."""
     clips: Path | None = None
     """Folder or zip of the clips."""
     splits: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ class _Import:
         rows: dict[str, int] = {}
         for split, files in source.files.items():
             stamp = [source.kind, file_stamp(files), self._facts.get("against", {})]
+            stamp += ["boxes of the picture"] * (spec.kind == "mixture")  # an older draft has LLaVA's
             rows[split] = self._draft.split(
                 split,
                 partial(source.items, split),
@@ -99,7 +101,7 @@ class _Import:
                 source=str(self._place),
                 told=lambda: self._told,
             )
-            self._check_rows(split, rows[split])
+            self._check_rows(split, rows[split], self._spec.split(split).rows)
             self._facts |= self._draft.told_of(split)
         for extra in spec.splits:
             if extra.derived_from in rows:
@@ -110,16 +112,36 @@ class _Import:
             self._notes.append("label order not checked: no file name tells its synset")
         for why, count in sorted(self._facts.get("left_out", {}).items()):
             self._notes.append(f"left out, {why}: {count:,}")
+        self._tell_of_boxes()
         if not given.against:
             (self._draft.folder / LEAKS).unlink(missing_ok=True)  # of an attempt that looked for some
-        about = {"kind": source.kind, **(given.source or {"folder": self._place.name})}
+        about = {"kind": source.kind, **(given.source or {"folder": _spelled(self._place)})}
         digest = self._draft.close({"dataset": spec.name, "source": about, **self._facts})
         return Made(self._draft.target, digest, rows, tuple(self._notes))
+
+    def _tell_of_boxes(self) -> None:
+        """The mixture: how many boxes were rewritten, and sources whose boxes may be of something else."""
+        counts = {source: BoxCount(**count) for source, count in self._facts.get("boxes", {}).items()}
+        if total := sum(count.converted for count in counts.values()):
+            cut = sum(count.cut for count in counts.values())
+            self._notes.append(
+                f"boxes turned from fractions of the padded square into fractions of the picture: {total:,}, "
+                f"cut at an edge: {cut:,}"
+            )
+        for source, count in counts.items():
+            if count.suspicious:
+                self._notes.append(
+                    f"{count.in_padding:,} of {count.converted + count.in_padding:,} boxes of the source "
+                    f"{source} reach into the padding: they may be fractions of the picture already, "
+                    "see docs/decisions/0008-mixture-boxes.md before you train on them"
+                )
 
     def _find(self) -> _Source:
         spec, place = self._spec, self._place
         if spec.kind == "rec" and (found := import_refer.find_refer(place)):
             return self._refer(*found)
+        if official := import_vqa.find_vqa(spec.name, place, self._given.images):
+            return self._official(official)
         parquet = {s.name: split_files(place, s.name) for s in spec.splits if not s.derived_from}
         if spec.kind == "classes" and not any(parquet.values()):
             return self._pictures()
@@ -160,8 +182,7 @@ class _Import:
                 )
         return wanted
 
-    def _check_rows(self, split: str, found: int) -> None:
-        expected = self._spec.split(split).rows
+    def _check_rows(self, split: str, found: int, expected: int | None) -> None:
         if expected in {None, found}:
             return
         if not self._given.partial:
@@ -183,8 +204,10 @@ class _Import:
         for name, count in counts.items():
             if not count:
                 raise DatasetError("split is empty", where=f"{self._place}: {name}", found="0 rows")
-            if spec.kind not in {"rec", "mixture"} and not given.partial:
-                self._check_rows(name, count)  # before gigabytes are read
+            split = spec.split(name)
+            if not given.partial:
+                plain = spec.kind not in {"rec", "mixture"}  # of the others, rows are made or left out
+                self._check_rows(name, count, split.rows if plain else split.raw_rows)
         clips = None
         if spec.media == "clip":
             clips = Clips(self._draft, [given.clips or self._place])
@@ -211,7 +234,8 @@ class _Import:
             if order:
                 self._told = {"label_order": import_imagenet.check_label_order(order, where)}
         if self._spec.kind == "mixture":
-            self._told = {"left_out": reading.left_out}
+            boxes = {source: asdict(count) for source, count in sorted(reading.boxes.items())}
+            self._told = {"left_out": reading.left_out, "boxes": boxes}
             if reading.leaks:
                 write_leaks(self._draft.folder, reading.leaks.found)
 
@@ -242,6 +266,21 @@ class _Import:
 
         return _Source("refer", files, items, sum(counts[name] for name in files))
 
+    def _official(self, source: import_vqa.VqaFiles) -> _Source:
+        split = import_vqa.SPLIT
+        self._wanted([split], {})
+        if not source.rows:
+            raise DatasetError("split is empty", where=f"{self._place}: {split}", found="0 rows")
+        if not self._given.partial:
+            self._check_rows(split, len(source.rows), self._spec.split(split).rows)
+        self._notes += source.notes
+        files = {split: source.files}
+
+        def items(_split: str) -> Iterator[Item]:
+            return import_vqa.vqa_items(source, self._draft, self._advance)
+
+        return _Source("official", files, items, len(source.rows))
+
     def _pictures(self) -> _Source:
         found = {s.name: import_imagenet.find_pictures(self._place, s.name) for s in self._spec.splits}
         wanted = self._wanted([name for name, pictures in found.items() if pictures], {})
@@ -255,6 +294,11 @@ class _Import:
 
         total = sum(len(found[name]) for name in wanted)
         return _Source("pictures", sources, items, total)
+
+
+def _spelled(place: Path) -> str:
+    """A folder's name for the note: one that is no UTF-8 has no other spelling in JSON."""
+    return place.name.encode("utf-8", "backslashreplace").decode()
 
 
 def prepared_evaluations(root: Path) -> list[str]:

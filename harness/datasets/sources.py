@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,15 +21,23 @@ from PIL import Image
 from harness.datasets.prepare import Draft, Medium, safe_name
 from harness.datasets.rows import Row, schema_faults
 from harness.datasets.specs import DatasetSpec
+from harness.datasets.walk import files_below, is_file
 from harness.errors import DatasetError, UnsafeInputError
+from harness.fields import cut
 from harness.files import atomic_file
 
 BATCH_ROWS = 32
 """Rows with images in memory at a time."""
 PICKLES = (".p", ".pkl", ".pickle", ".pt", ".pth", ".npy", ".mat")
 _MAX_CLIP_BYTES = 4 * 2**30
+MAX_IMAGE_BYTES = 256 * 2**20
+UNZIPPING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""What a damaged, encrypted or unknown member of a zip raises."""
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _ORIENTATION = 0x0112
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, OverflowError)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_MAX_RATIO, _SMALL = 100, 2**20
 _NUMBERED = r"(?:-\d{5}-of-\d{5})?"
 
 
@@ -71,7 +83,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
     """
     name = re.escape(split)
     pattern = re.compile(rf"(?:.*/)?(?:{name}{_NUMBERED}|{name}/(?:{name}-)?[\w-]+)\.parquet")
-    found = [p for p in folder.rglob("*.parquet") if pattern.fullmatch(p.relative_to(folder).as_posix())]
+    found = [p for p in files_below(folder) if pattern.fullmatch(p.relative_to(folder).as_posix())]
     counts = {int(m[1]) for p in found if (m := re.search(r"-of-(\d{5})\.parquet$", p.name))}
     if counts and len(found) != max(counts):
         raise DatasetError(
@@ -144,7 +156,7 @@ def raw_rows(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:
                     data, name = (cell.get("bytes"), cell.get("path")) if cell else (None, None)
                     yield RawRow(path, index, row, data, name or "")
                     index += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(
                 "Parquet file is damaged",
                 where=f"{path}: after row {index}",
@@ -165,13 +177,24 @@ def upright_size(data: bytes, where: str) -> tuple[int, int]:
     Raises:
         DatasetError: no such image.
     """
+    width, height, turned = picture_size(data, where)
+    return (height, width) if turned else (width, height)
+
+
+def picture_size(data: bytes, where: str) -> tuple[int, int, bool]:
+    """Width and height of an image as it is stored, and whether it is shown turned by a quarter.
+
+    Raises:
+        DatasetError: no such image.
+    """
     try:
-        with Image.open(
-            io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-        ) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+        ):
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except (*_BROKEN, *_BOMB) as error:
         raise DatasetError(
             "image cannot be decoded",
             where=f"{where}, field image",
@@ -179,19 +202,29 @@ def upright_size(data: bytes, where: str) -> tuple[int, int]:
             expected="a whole image file",
             fix="fetch or copy the file again",
         ) from error
-    return (height, width) if turned else (width, height)
+    if width < 1 or height < 1:
+        raise DatasetError("image has no pixels", where=f"{where}, field image", found=f"{width} x {height}")
+    return width, height, turned
 
 
 class Images:
-    """Images of a Parquet source: in its rows, or in a folder beside it.
+    """Images of a source: in its rows, or beside them in a folder or a zip.
 
     Args:
         draft: keeps them.
-        folder: of files that rows name without holding their bytes.
+        place: folder or zip of files that rows name without holding their bytes.
     """
 
-    def __init__(self, draft: Draft, folder: Path | None) -> None:
-        self._draft, self._folder = draft, folder
+    def __init__(self, draft: Draft, place: Path | None) -> None:
+        self._draft, self._place = draft, place
+        self._packed: dict[str, zipfile.ZipInfo] = {}
+        self._zip: zipfile.ZipFile | None = None
+        if place is not None and not place.exists():
+            raise DatasetError("images are missing", where=str(place), expected="a folder or a zip")
+        if place is not None and not place.is_dir():
+            self._zip = open_zip(place)
+            # Only the name counts: where a member would like to be unpacked is never looked at.
+            self._packed = {one.filename.rsplit("/", 1)[-1]: one for one in self._zip.infolist()}
 
     def keep(self, raw: RawRow) -> tuple[Medium, bytes]:
         """One row's image, kept once, and its bytes.
@@ -202,25 +235,56 @@ class Images:
         if raw.image:
             return self._draft.store(raw.image), raw.image
         where = f"{raw.where}, field image"
-        if self._folder is None or not raw.image_path:
+        if self._place is None or not raw.image_path:
             fix = "give the folder of the images with --images" if raw.image_path else "fetch the file again"
             found = raw.image_path or ("no bytes" if raw.image is None else "0 bytes")
             raise DatasetError("image is missing", where=where, found=found, expected="bytes", fix=fix)
         return self.file(raw.image_path, where)
 
     def file(self, name: str, where: str) -> tuple[Medium, bytes]:
-        """One file of the folder, linked, and its bytes.
+        """One file of the folder, linked, or of the zip, written out; and its bytes.
 
         Raises:
-            DatasetError: it is not there.
+            DatasetError: it is not there, or the zip is damaged.
+            UnsafeInputError: it is too large, or its name leads elsewhere.
         """
-        assert self._folder is not None
+        assert self._place is not None
         plain = safe_name(name.rsplit("/", 1)[-1], where)
-        path = self._folder / plain
-        if not path.is_file():
-            raise DatasetError("image is missing", where=where, found=str(path), expected="a file")
-        data = path.read_bytes()
+        if self._zip is not None:
+            data = self._unpacked(plain, where)
+            return self._draft.store(data), data
+        path = self._place / plain
+        if not is_file(path):
+            raise DatasetError("image is missing", where=where, found=cut(str(path), 300), expected="a file")
+        with path.open("rb") as file:
+            data = _limited(file, where, str(path))
         return self._draft.linked(path, f"images/{plain}", data), data
+
+    def _unpacked(self, name: str, where: str) -> bytes:
+        assert self._zip is not None
+        if name not in self._packed:
+            found = f"{name} is none of {len(self._packed):,} files in {self._place}"
+            raise DatasetError("image is missing", where=where, found=found, expected="a file of the zip")
+        try:
+            with self._zip.open(self._packed[name]) as member:
+                return _limited(member, where, f"{self._place}: {name}")
+        except (OSError, ValueError, struct.error, *UNZIPPING) as error:
+            raise DatasetError(
+                "image cannot be unpacked", where=f"{self._place}: {name}", found=str(error)
+            ) from error
+
+
+def _limited(file: IO[bytes], where: str, name: str) -> bytes:
+    """Bytes of an image, whose size nobody has to believe."""
+    data = file.read(MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UnsafeInputError(
+            "image file is too large",
+            where=where,
+            found=name,
+            expected=f"{MAX_IMAGE_BYTES:,} bytes at most",
+        )
+    return data
 
 
 class Clips:
@@ -238,10 +302,10 @@ class Clips:
         self.places = places
         for place in places:
             if place.is_dir():
-                self._files |= {p.stem: p for p in place.rglob("*") if p.suffix.lower() == ".mp4"}
-        archives = {a for p in places for a in (p.rglob("*.zip") if p.is_dir() else [p])}
+                self._files |= {p.stem: p for p in files_below(place) if p.suffix.lower() == ".mp4"}
+        archives = {a for p in places for a in (_zips(p) if p.is_dir() else [p])}
         for archive in sorted(archives):
-            with _open_zip(archive) as opened:
+            with open_zip(archive) as opened:
                 names = [n for n in opened.namelist() if n.lower().endswith(".mp4")]
             # Only the id counts: where a member would like to be unpacked is never looked at.
             self._members |= {Path(name).stem: (archive, name) for name in names}
@@ -255,6 +319,8 @@ class Clips:
         """
         reference = f"clips/{safe_name(clip, where)}.mp4"
         if path := self._files.get(clip):
+            if (size := path.stat().st_size) > _MAX_CLIP_BYTES:
+                raise UnsafeInputError("clip too large", where=str(path), found=f"{size:,} bytes")
             return self._draft.linked(path, reference)
         if member := self._members.get(clip):
             return self._draft.linked(_unpack(*member, self._draft.folder / reference), reference)
@@ -267,32 +333,48 @@ class Clips:
         )
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _zips(place: Path) -> list[Path]:
+    return [path for path in files_below(place) if path.suffix == ".zip"]
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip from anywhere.
+
+    Raises:
+        DatasetError: missing, or no whole zip.
+    """
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, struct.error, *UNZIPPING) as error:
         raise DatasetError(
             "not a whole zip file", where=str(path), found=str(error), fix="fetch the file again"
         ) from error
 
 
 def _unpack(archive: Path, member: str, target: Path) -> Path:
-    with _open_zip(archive) as opened:
-        size = opened.getinfo(member).file_size
-        if size > _MAX_CLIP_BYTES:
+    with open_zip(archive) as opened:
+        about = opened.getinfo(member)
+        size = about.file_size
+        # A clip is compressed already: zip gains a few per cent of it, and a bomb a thousand times.
+        if size > min(_MAX_CLIP_BYTES, _MAX_RATIO * about.compress_size + _SMALL):
             raise UnsafeInputError("clip too large", where=f"{archive}: {member}", found=f"{size:,} bytes")
         if target.is_file() and target.stat().st_size == size:
             return target
-        try:
-            with opened.open(member) as source, atomic_file(target) as out:
-                left = size
-                while chunk := source.read(min(1 << 20, left)):
-                    out.write(chunk)
-                    left -= len(chunk)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            where = f"{archive}: {member}"
-            raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
+        with atomic_file(target) as out:
+            for chunk in _chunks(opened, member, size, f"{archive}: {member}"):
+                out.write(chunk)
     return target
+
+
+def _chunks(opened: zipfile.ZipFile, member: str, left: int, where: str) -> Iterator[bytes]:
+    """A member's bytes; what fails here is the zip, not the disk that is written to."""
+    try:
+        with opened.open(member) as source:
+            while chunk := source.read(min(1 << 20, left)):
+                yield chunk
+                left -= len(chunk)
+    except (OSError, ValueError, struct.error, *UNZIPPING) as error:
+        raise DatasetError("clip cannot be unpacked", where=where, found=str(error)) from error
 
 
 def unfamiliar(spec: DatasetSpec, place: Path, expected: str) -> DatasetError:

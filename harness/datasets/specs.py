@@ -1,8 +1,6 @@
 """What each dataset of the main suite is: where it comes from, its splits and its columns.
 
-Sources: the dataset cards on the hub (columns, types and rows a split, except where a comment says
-otherwise), the REFER API's readme for the partitions of RefCOCO, ILSVRC2012's own counts. A count that
-stands nowhere is None and is not checked.
+Sources: docs/data.md names one for every count. A count that stands nowhere is None and is not checked.
 """
 
 from __future__ import annotations
@@ -40,6 +38,8 @@ class SplitSpec:
     name: str
     rows: int | None
     """As published, after flattening; None where no source states it."""
+    raw_rows: int | None = None
+    """Of the hub's files, where they are not `rows`: RefCOCO's objects, all conversations of the mixture."""
     derived_from: str = ""
     """The split it is drawn from, "" for one that comes from a source."""
     hub_refusal: str = ""
@@ -236,8 +236,8 @@ SPECS: dict[str, DatasetSpec] = {
                     hub_refusal=_GOOGLE.format("UNC's 3,811 objects and 5,000 of google's"),
                     optional=True,
                 ),
-                SplitSpec(name="testA", rows=5_657),
-                SplitSpec(name="testB", rows=5_095),
+                SplitSpec(name="testA", rows=5_657, raw_rows=1_975),
+                SplitSpec(name="testB", rows=5_095, raw_rows=1_810),
                 SplitSpec(name="test", rows=None, hub_refusal="it is google's, not UNC's", optional=True),
             ),
         ),
@@ -246,9 +246,9 @@ SPECS: dict[str, DatasetSpec] = {
             "RefCOCO+ (UNC)",
             "lmms-lab-encoder/RefCOCOplus",
             (
-                SplitSpec(name="val", rows=10_758),
-                SplitSpec(name="testA", rows=5_726),
-                SplitSpec(name="testB", rows=4_889),
+                SplitSpec(name="val", rows=10_758, raw_rows=3_805),
+                SplitSpec(name="testA", rows=5_726, raw_rows=1_975),
+                SplitSpec(name="testB", rows=4_889, raw_rows=1_798),
             ),
         ),
         _rec(
@@ -262,7 +262,7 @@ SPECS: dict[str, DatasetSpec] = {
                     hub_refusal=_GOOGLE.format("UMD's 2,573 objects and 5,000 of google's"),
                     optional=True,
                 ),
-                SplitSpec(name="test", rows=9_602),
+                SplitSpec(name="test", rows=9_602, raw_rows=5_023),
             ),
         ),
         DatasetSpec(
@@ -273,7 +273,6 @@ SPECS: dict[str, DatasetSpec] = {
             prefix="MC",
             license="MIT for the questions; clips are VidOR's, from YFCC100M",
             media="clip",
-            # The card says 8.56k; 8,564 is the paper's count of test questions.
             splits=(SplitSpec(name="test", rows=8_564),),
             columns=_NEXT,
             raw_columns=_NEXT,
@@ -322,7 +321,7 @@ SPECS: dict[str, DatasetSpec] = {
             prefix="data",
             license="mixed: each part keeps its own terms; answers by GPT-4V under OpenAI's",
             media="shard",
-            splits=(SplitSpec(name="train", rows=None),),
+            splits=(SplitSpec(name="train", rows=None, raw_rows=779_289),),
             columns=(("image_id", pa.int64()), ("image", pa.string()), ("exchanges", pa.list_(EXCHANGE))),
             raw_columns=(
                 ("id", pa.string()),

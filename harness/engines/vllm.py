@@ -202,6 +202,10 @@ def _start(llm: LanguageModel, batch: int) -> Any:
             else {"gpu_memory_utilization": GPU_SHARE}
         )
         llm.model.save_pretrained(folder)
+        if llm.device.type != "cpu":
+            # From here on it only embeds prompts; the card's memory is vLLM's.
+            llm.model.to("cpu")
+            torch.cuda.empty_cache()
         try:
             return front(
                 model=folder,

@@ -66,10 +66,15 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 class _Writer:
-    """Collects a dataset's splits and clips; its digest covers what was drawn, not how it is stored."""
+    """Collects a dataset's splits and clips; its digest covers what was drawn, not how it is stored.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: of the dataset.
+        pack: frames of its clips that were decoded elsewhere, in place of the clips.
+    """
+
+    def __init__(self, folder: Path, pack: Path | None = None) -> None:
+        self.folder, self._pack = folder, pack
         self._facts: list[str] = []
         self._rows: dict[str, int] = {}
         self._files: dict[str, str] = {}
@@ -88,12 +93,17 @@ class _Writer:
         """Write one mp4 below clips/; its hash is kept, since most damage to a clip still decodes."""
         frames = np.stack([render_frame(clip, i) for i in range(NUM_FRAMES)])
         self._facts.append(digest_json([name, digest_bytes(frames.tobytes())]))
+        if self._pack:
+            return
         path, data = self.folder / "clips" / f"{name}.mp4", encode_mp4(clip)
         write_atomic(path, data)
         self._files[path.relative_to(self.folder).as_posix()] = digest_bytes(data)
 
     def close(self) -> str:
         """Write DATASET.json last: without it the dataset does not exist."""
+        if self._pack:
+            shutil.copy(self._pack, self.folder / self._pack.name)
+            self._files[self._pack.name] = digest_file(self._pack)
         digest = digest_json({"version": SUITE_VERSION, "facts": self._facts})
         facts = {"digest": digest, "rows": self._rows, "files": self._files}
         write_json(self.folder / NOTE, {"suite_version": SUITE_VERSION, **facts})
@@ -276,12 +286,12 @@ DATASETS: dict[str, Callable[[_Writer], None]] = {
 }
 
 
-def _write_one(name: str, root: Path) -> tuple[str, str]:
+def _write_one(name: str, root: Path, pack: Path | None = None) -> tuple[str, str]:
     folder = root / name
     draft = root / f".{name}-draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    writer = _Writer(draft)
+    writer = _Writer(draft, pack)
     DATASETS[name](writer)
     digest = writer.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -301,8 +311,16 @@ def write_suite(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
     names: Iterable[str] = tuple(DATASETS),
+    packs: dict[str, Path] | None = None,
 ) -> dict[str, str]:
     """Write the datasets that are missing; returns the digest of each.
+
+    Args:
+        root: folder of the suite.
+        workers: processes.
+        progress: called with (datasets done, datasets in all).
+        names: some datasets only.
+        packs: frames of a dataset's clips (`harness.frame_pack`), for a machine that cannot write clips.
 
     Raises:
         DatasetError: an unknown name.
@@ -321,7 +339,7 @@ def write_suite(
             # Ctrl-C reaches the whole group, but the parent alone answers it: workers are started deaf to it.
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                futures = [pool.submit(_write_one, name, root) for name in missing]
+                futures = [pool.submit(_write_one, name, root, (packs or {}).get(name)) for name in missing]
             finally:
                 signal.signal(signal.SIGINT, before)
             try:

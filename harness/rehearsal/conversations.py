@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from harness.datasets.padded_boxes import pad
 from harness.mini.language import VQA_KINDS, Question, ask, describe
 from harness.mini.schemas import image_cell
 from harness.mini.world import Scene, Thing, box_of
-from harness.prompts import SHORT_ANSWER, format_box
+from harness.prompts import SHORT_ANSWER
 from harness.rehearsal.pictures import Canvas, photograph
 
 PLACEHOLDER = "<image>\n"
@@ -33,8 +34,10 @@ def _short_answers(scene: Scene, rng: random.Random) -> Turns:
 
 
 def _boxes(thing: Thing, canvas: Canvas) -> Turns:
-    """A box for a phrase, and a phrase for a box; boxes are xyxy in 0-1 of the picture as it is."""
-    phrase, box = f"{thing.color} {thing.shape}", format_box(canvas.box(box_of(thing)))
+    """A box for a phrase, and a phrase for a box; boxes are xyxy in 0-1 of the picture padded to a square."""
+    padded = pad(canvas.box(box_of(thing)), canvas.width, canvas.height)
+    # LLaVA writes numbers as Python does: 0.4, not 0.40.
+    phrase, box = f"{thing.color} {thing.shape}", str([round(value, 2) for value in padded])
     return [(BOX_OF_PHRASE.format(phrase), box), (PHRASE_OF_BOX.format(box), _sentence(phrase) + ".")]
 
 
