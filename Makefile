@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON_IN := .venv/bin/python
 EYECHART := .venv/bin/eyechart
 
-.PHONY: help setup setup-vllm demo rehearsal test test-slow test-vllm check lint types reproduce golden mini-train pins format clean
+.PHONY: help setup setup-vllm demo rehearsal test test-slow test-vllm check lint types reproduce golden mini-train pins pins-cuda format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: setup ## format the code
 
 pins: setup ## write constraints.txt anew from .venv
 	@bash scripts/pins.sh
+
+pins-cuda: ## resolve constraints-cuda.txt anew (asks the package index, installs nothing)
+	@bash scripts/pins_cuda.sh
 
 clean: ## remove caches and built outputs, keep .venv
 	@rm -rf .eyechart site site-rehearsal build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,4 +1,4 @@
-"""What the commands about a single checkpoint do: submit, fetch, convert, doctor."""
+"""What the commands about a single checkpoint do: submit, fetch, convert, doctor, export."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +153,63 @@ def doctor(arguments: argparse.Namespace) -> int:
     num = len(report.findings)
     print(f"Verdict: {num} finding{'s' * (num != 1)}." if num else "Verdict: sound.")
     return code
+
+
+def export_model(arguments: argparse.Namespace) -> int:
+    """Write encoder, trained adapter and language model as one LLaVA checkpoint."""
+    from harness.export import export_llava, require_place
+    from harness.home import find_home
+    from harness.protocol import read_protocol, refuse_unpinned
+    from harness.stages import Subject, load_adapter, open_subject
+    from harness.submission import read_submission, verify_files
+
+    home, seed = find_home(arguments.home), arguments.seed
+    protocol = read_protocol(arguments.protocol, home.protocols)
+    refuse_unpinned(protocol)
+    if seed not in protocol.seeds:
+        what, expected = f"the protocol {protocol.name} has no such seed", ", ".join(map(str, protocol.seeds))
+        raise UsageError(what, where="--seed", found=str(seed), expected=expected)
+    sub = read_submission(arguments.manifest)
+    root = arguments.manifest.absolute().parent
+    verify_files(sub, root)
+    subject = Subject(sub, root, protocol, home)
+    encoder = open_subject(subject)
+    require_place(encoder, protocol)  # before anybody trains for it
+    key = _trained_key(subject, encoder, seed, f"{arguments.manifest} --protocol {arguments.protocol}")
+    adapter, llm = load_adapter(subject, encoder, seed, key)
+    origin = {
+        "submission": sub.id,
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "recipe": protocol.recipe_digests["adapter"],
+        "seed": seed,
+        "adapter": key,
+        "encoder_weights": encoder.weight_digest(),
+        "llm": protocol.llm.name,
+        "llm_revision": protocol.llm.revision,
+        "llm_training": protocol.llm.training,
+    }
+    folder = export_llava(encoder, adapter, llm, protocol, arguments.to, origin)
+    if arguments.json:
+        _print({"path": str(folder), **origin})
+        return 0
+    print(f"{sub.id} with its adapter of seed {seed} and {protocol.llm.name} in {folder}")
+    print(f"Plain transformers loads it: LlavaForConditionalGeneration.from_pretrained({str(folder)!r})")
+    return 0
+
+
+def _trained_key(subject: Any, encoder: Any, seed: int, words: str) -> str:
+    """Where the cache keeps a seed's adapter, whichever device trained it."""
+    from harness.cache import ArrayCache
+    from harness.errors import IncompleteError
+    from harness.stages import adapter_key
+
+    cache = ArrayCache(subject.home.adapters)
+    for device in ("cpu", "cuda"):
+        if cache.has(key := adapter_key(replace(subject, device=device), encoder, seed)):
+            return key
+    raise IncompleteError(
+        f"no adapter of seed {seed} is trained yet",
+        where=f"{subject.submission.id} under {subject.protocol.name}",
+        fix=f"run `eyechart run {words}` and then this again",
+    )

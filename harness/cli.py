@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(demo)
     _add_submit(commands)
     _add_checkpoint(commands)
-    _add_run(commands, "plan", "check everything and show what a run would do")
+    planned = _add_run(commands, "plan", "check everything and show what a run would do and take")
+    gpus = ("H200", "H100", "A100", "L40S", "RTX 4090")
+    planned.add_argument("--on", choices=gpus, help="predict for one such GPU instead of this machine")
     run = _add_run(commands, "run", "measure an encoder: probes, adapters, answers, scores, bundles")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, at most four)")
     run.add_argument(
@@ -102,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop before the scores; `eyechart score DIR` goes on",
     )
     _add_run(commands, "status", "show which units of a run are done")
+    _add_export(commands)
     _add_score(commands)
 
     ingest = commands.add_parser("ingest", help="verify bundles and load them into the DuckDB index")
@@ -173,6 +176,19 @@ def _add_checkpoint(commands: Any) -> None:
     convert.add_argument("--strip", default="", help="leading name to remove from every tensor")
     convert.add_argument("--drop", nargs="*", default=[], metavar="NAME", help="leading names to leave out")
     convert.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a measured model for other programs")
+    parts = export.add_subparsers(dest="part", required=True, parser_class=_Parser, metavar="PART")
+    text = "encoder, trained adapter and language model as one LLaVA checkpoint of transformers"
+    model = parts.add_parser("model", help=text, description=text)
+    model.add_argument("manifest", type=Path, metavar="MANIFEST", help="submission.toml")
+    model.add_argument("--protocol", default="mini", help="name or path of a protocol (default: mini)")
+    model.add_argument("--seed", type=int, default=0, metavar="N", help="whose adapter (default: 0)")
+    model.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    model.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_places(model)
 
 
 def _add_data(commands: Any) -> None:
@@ -296,14 +312,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import data_commands
 
         return data_commands.run_part(arguments)
-    if arguments.command == "rehearsal":
-        from harness import rehearsal_commands
-
-        return rehearsal_commands.rehearse(arguments)
     if arguments.command == "protocol":
         from harness import protocol_commands
 
         return protocol_commands.run_part(arguments)
+    if arguments.command == "rehearsal":
+        from harness import rehearsal_commands
+
+        return rehearsal_commands.rehearse(arguments)
     from harness import checkpoint_commands, commands
 
     table: dict[str, Command] = {
@@ -312,6 +328,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         "doctor": checkpoint_commands.doctor,
         "fetch": checkpoint_commands.fetch_manifest_files,
         "convert": checkpoint_commands.convert_checkpoint,
+        "export": checkpoint_commands.export_model,
         "plan": commands.plan,
         "run": commands.run,
         "status": commands.status,

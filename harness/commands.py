@@ -74,41 +74,23 @@ def _units(plan: Any) -> list[dict[str, Any]]:
 def plan(arguments: argparse.Namespace) -> int:
     """Check everything and print what a run would do."""
     from harness.engines.choose import require_engine
-    from harness.plan import require_disk
+    from harness.forecast import GPUS, refuse_what_does_not_fit
+    from harness.plan import require_room
+    from harness.plan_tables import plan_facts, plan_table
+    from harness.workload import device_here
 
     made = _make_plan(arguments)
     require_engine(made.engine)
-    require_disk(made)
-    recipe = made.subject.protocol.adapter
-    facts = {
-        "encoder": made.subject.submission.id,
-        "protocol": made.subject.protocol.name,
-        "family": made.subject.submission.family,
-        "num_params": made.num_params,
-        "grid": list(made.grid),
-        "side": made.side,
-        "engine": made.engine,
-        "device": made.subject.device,
-        "images": made.num_images,
-        "adapter_steps": recipe.steps * len(made.subject.protocol.seeds),
-        "disk_bytes": made.disk_bytes,
-        "units": len(made.units),
-        "pending": len(made.pending),
-    }
+    if arguments.on:
+        device = GPUS[arguments.on]
+        refuse_what_does_not_fit(made.forecast, device)
+    else:
+        device = device_here(made.subject.device)
+        require_room(made, device)
     if arguments.json:
-        print(json.dumps({**facts, "list": _units(made)}, indent=1))
-        return 0
-    rows = [
-        ["encoder", f"{facts['encoder']} ({facts['family']}), {made.num_params:,} parameters"],
-        ["grid", f"{made.grid[0]} x {made.grid[1]} at {made.side} pixels"],
-        ["budget", f"{made.subject.protocol.tokens.budget} tokens"],
-        ["encode", f"{made.num_images:,} images and frames, at most"],
-        ["train", f"{len(made.subject.protocol.seeds)} adapters of {recipe.steps:,} steps"],
-        ["disk", spell_bytes(made.disk_bytes)],
-        ["answer", f"with {made.engine}, on {made.subject.device}"],
-        ["units", f"{len(made.units)} ({len(made.pending)} pending)"],
-    ]
-    print(text_table(["plan", made.subject.protocol.name], rows))
+        print(json.dumps({**plan_facts(made, device), "list": _units(made)}, indent=1))
+    else:
+        print(plan_table(made, device))
     return 0
 
 

@@ -86,6 +86,20 @@ def export_llava(
     return folder
 
 
+def require_place(encoder: Encoder, protocol: Protocol) -> None:
+    """See before any training whether this encoder under this protocol could be exported at all.
+
+    Raises:
+        UsageError: it could not; says what has no place in LLaVA's model.
+    """
+    _tower(encoder, protocol)
+    recipe = protocol.adapter
+    if (recipe.kind, recipe.depth) != ("mlp", 2):
+        raise _no_place(f"an adapter of kind {recipe.kind} and depth {recipe.depth}", "kind mlp, depth 2")
+    if recipe.places != "none":
+        raise _no_place("an adapter with vectors for the tokens' places", 'adapter.places = "none"')
+
+
 def _tower(encoder: Encoder, protocol: Protocol) -> HFEncoder:
     """The encoder, if LLaVA's model can hold it.
 

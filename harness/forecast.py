@@ -9,7 +9,9 @@ these lengths they are a few per cent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import IntegrityError, ResourceError
@@ -22,11 +24,80 @@ ANSWER_TOKENS = 8
 OPENING_TOKENS = 24
 """Of a chat template with a system message."""
 UTILISATION = 0.4
-"""Of a GPU's peak that training and encoding reach; LLaVA's own run had 0.45."""
-PEAK = {"H200": 790e12, "H100": 790e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
-"""Dense bfloat16 operations a second, by a part of the GPU's name."""
-CPU_SPEED = 3e11
-"""Operations a second of two cores, measured on matrices (docs/performance.md)."""
+"""Of a GPU's peak that a run reaches, after LLaVA's own run with 0.45: predicted, not measured here.
+The one constant that a measured run on a GPU calibrates."""
+CPU_CORE_SPEED = 8e10
+"""Operations a second of one core, as the demo's own run has them (docs/performance.md): 34k images of 0.045
+GMACs in 31 to 36 s, an adapter in 85 to 107 s."""
+PROCESS_BYTES = 600_000_000
+"""Of a process with the libraries loaded and no work yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """Something that computes, as far as a forecast needs to know it."""
+
+    name: str
+    train_speed: float
+    """Operations a second in training and answering."""
+    encode_speed: float
+    """In encoding, which is exact float32 everywhere."""
+    memory_bytes: int
+    workers: int = 1
+    """Processes that share the work; on a CPU each trains one seed."""
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether its memory is the machine's."""
+        return self.name == "cpu"
+
+
+def _gpu(name: str, bfloat16: float, float32: float, gigabytes: int) -> Device:
+    return Device(
+        name=name,
+        train_speed=UTILISATION * bfloat16,
+        encode_speed=UTILISATION * float32,
+        memory_bytes=gigabytes * 10**9,
+    )
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("H200", 790e12, 67e12, 141),
+        _gpu("H100", 790e12, 67e12, 80),
+        _gpu("A100", 312e12, 19.5e12, 80),
+        _gpu("L40S", 362e12, 91.6e12, 48),
+        _gpu("RTX 4090", 165e12, 82.6e12, 24),
+    )
+}
+"""By a part of the name that the driver gives them. Dense operations a second from the makers' data sheets,
+without sparsity; of the H100 and H200 what matrices reach."""
+
+
+def cpu_device(workers: int, memory_bytes: int) -> Device:
+    """This machine without a GPU.
+
+    Args:
+        workers: processes of one thread.
+        memory_bytes: that may still be taken.
+    """
+    speed = CPU_CORE_SPEED * workers
+    return Device(
+        name="cpu", train_speed=speed, encode_speed=speed, memory_bytes=memory_bytes, workers=workers
+    )
+
+
+def gpu_device(name: str, memory_bytes: int | None = None) -> Device:
+    """A GPU by its name; one that is not in the table counts as the slowest of it.
+
+    Args:
+        name: as the driver or a person says it.
+        memory_bytes: that may still be taken; the table's where it is None.
+    """
+    found = next((gpu for key, gpu in GPUS.items() if key.lower() in name.lower()), None)
+    known = found or min(GPUS.values(), key=lambda gpu: gpu.train_speed)
+    return replace(known, name=name, memory_bytes=memory_bytes or known.memory_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +117,13 @@ class LLMShape:
         keys = self.width * self.groups // self.heads
         attention = self.width * (2 * self.width + 2 * keys)
         return self.layers * (attention + 3 * self.width * self.ffn)
+
+    @property
+    def low_rank_weights(self) -> int:
+        """Weights of updates of rank 1 on all layers' matrices."""
+        keys = self.width * self.groups // self.heads
+        attention = 2 * 2 * self.width + 2 * (self.width + keys)
+        return self.layers * (attention + 3 * (self.width + self.ffn))
 
     @property
     def all_weights(self) -> int:
@@ -103,7 +181,12 @@ class Workload:
     questions: int
     """Samples of the tasks that are asked, all together."""
     asked_images: int
-    """Images and clips they hang on."""
+    """Images and clips they hang on, a clip as so many images as it has tokens of one."""
+    row_tokens: float = 0.0
+    """Of a training row after its image, as the mixture's first rows have them; 0 where it is not here."""
+    opening_tokens: int = OPENING_TOKENS
+    encoder_params: int = 0
+    """Numbers of the encoder, which stays in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,9 +207,16 @@ class Forecast:
         """All together."""
         return self.encode_ops + self.train_ops + self.answer_ops
 
-    def hours(self, speed: float) -> float:
-        """At `speed` operations a second."""
-        return self.ops / speed / 3600
+    def seconds(self, device: Device, seeds: int) -> float:
+        """How long it takes there; one process trains a seed, so three take two processes two turns."""
+        turns = math.ceil(seeds / device.workers) * device.workers / seeds
+        rest = self.encode_ops / device.encode_speed + self.answer_ops / device.train_speed
+        return rest + turns * self.train_ops / device.train_speed
+
+    def needed_bytes(self, device: Device) -> int:
+        """Memory that the run takes there: on a CPU every process, libraries included."""
+        share = PROCESS_BYTES + self.memory_bytes
+        return share * device.workers + PROCESS_BYTES if device.is_cpu else self.memory_bytes
 
 
 def forecast(protocol: Protocol, shape: LLMShape, load: Workload, disk_bytes: int) -> Forecast:
@@ -139,13 +229,13 @@ def forecast(protocol: Protocol, shape: LLMShape, load: Workload, disk_bytes: in
         disk_bytes: of features and adapters that are kept.
     """
     seeds, recipe = len(protocol.seeds), protocol.adapter
-    row = OPENING_TOKENS + load.tokens + (1 + recipe.questions_per_image) * TEXT_TOKENS
+    text = load.row_tokens or (1 + recipe.questions_per_image) * TEXT_TOKENS
+    row = load.opening_tokens + load.tokens + round(text)
     rows = recipe.steps * recipe.batch + sum(stage.steps * stage.batch for stage in recipe.stages)
     per_token = 6 if protocol.llm.training == "full" else 4
     train_tokens = seeds * rows * row
-    answer_tokens = seeds * (
-        load.asked_images * (OPENING_TOKENS + load.tokens) + load.questions * (TEXT_TOKENS + ANSWER_TOKENS)
-    )
+    prefixes = load.asked_images * (load.opening_tokens + load.tokens)
+    answer_tokens = seeds * (prefixes + load.questions * (TEXT_TOKENS + ANSWER_TOKENS))
     return Forecast(
         encode_ops=2e9 * load.gmacs * (load.images + load.streamed_images),
         train_tokens=train_tokens,
@@ -153,16 +243,26 @@ def forecast(protocol: Protocol, shape: LLMShape, load: Workload, disk_bytes: in
         answer_tokens=answer_tokens,
         answer_ops=2.0 * shape.layer_weights * answer_tokens,
         disk_bytes=disk_bytes,
-        memory_bytes=_memory(protocol, shape, row),
+        memory_bytes=_memory(protocol, shape, row, load.width) + 4 * load.encoder_params,
     )
 
 
-def _memory(protocol: Protocol, shape: LLMShape, row: int) -> int:
-    """Weights, their gradients and states where they are trained, and one step's activations."""
-    number = 2 if protocol.decoding.dtype == "bfloat16" else 4
-    weights = 4 * shape.all_weights
-    trained = 12 * shape.all_weights if protocol.llm.training == "full" else 0
+def trained_weights(protocol: Protocol, shape: LLMShape, encoder_width: int) -> int:
+    """Numbers that training moves, of adapter and language model: what is kept of a seed."""
     recipe = protocol.adapter
+    widths = [encoder_width, *[recipe.width] * (recipe.depth - 1 if recipe.kind == "mlp" else 0), shape.width]
+    adapter = sum(a * b for a, b in itertools.pairwise(widths))
+    whole = shape.all_weights if protocol.llm.training == "full" else 0
+    return adapter + whole + sum(stage.lora_rank for stage in recipe.stages) * shape.low_rank_weights
+
+
+def _memory(protocol: Protocol, shape: LLMShape, row: int, encoder_width: int) -> int:
+    """Weights, gradients and two moments of what is trained, and one step's activations."""
+    recipe = protocol.adapter
+    number = 2 if recipe.dtype == "bfloat16" else 4
+    # Autocast keeps a copy of float32 weights in bfloat16 during a step.
+    weights = (4 + (2 if number == 2 else 0)) * shape.all_weights
+    trained = 12 * trained_weights(protocol, shape, encoder_width)
     tokens = recipe.pack_tokens or recipe.batch * row
     # A layer keeps about 34 numbers a token and width for its backward pass (Korthikanti et al.,
     # arXiv 2205.05198, table 2, without dropout), and its attention weights.
@@ -171,34 +271,31 @@ def _memory(protocol: Protocol, shape: LLMShape, row: int) -> int:
     return int(weights + trained + shape.layers * kept * number / 2 + logits)
 
 
-def speed_of(device: str) -> float:
-    """Operations a second that a device reaches: of a GPU known by its name, else of two CPU cores."""
-    for name, peak in PEAK.items():
-        if name in device:
-            return UTILISATION * peak
-    return CPU_SPEED
-
-
-def refuse_what_does_not_fit(wanted: Forecast, free_memory: int, device: str) -> None:
+def refuse_what_does_not_fit(wanted: Forecast, device: Device) -> None:
     """Stop before a run that would end for want of memory.
 
     Args:
         wanted: from `forecast`.
-        free_memory: bytes of the device that trains.
-        device: its name.
+        device: that trains, with the memory that may still be taken.
 
     Raises:
         ResourceError: says what would do.
     """
-    if wanted.memory_bytes > free_memory:
-        need, have = (f"{size / 2**30:.1f} GiB" for size in (wanted.memory_bytes, free_memory))
-        raise ResourceError(
-            "the device's memory is too small for this protocol",
-            where=device,
-            found=have,
-            expected=f"about {need}",
-            fix="use a larger device, or a protocol with a smaller language model",
-        )
+    needed = wanted.needed_bytes(device)
+    if needed <= device.memory_bytes:
+        return
+    need, have = (f"{size / 2**30:.1f} GiB" for size in (needed, device.memory_bytes))
+    one = replace(device, workers=1)
+    if device.is_cpu and device.workers > 1 and wanted.needed_bytes(one) <= device.memory_bytes:
+        fix = "use --workers 1"
+    else:
+        large = [gpu.name for gpu in GPUS.values() if wanted.memory_bytes <= gpu.memory_bytes]
+        fix = f"use more memory, such as a GPU like the {large[-1]} has" if large else "use more memory"
+        fix += ", or a protocol with a smaller language model"
+    what = f"memory is too small for this protocol with {device.workers} processes"
+    if not device.is_cpu:
+        what = "the device's memory is too small for this protocol"
+    raise ResourceError(what, where=device.name, found=have, expected=f"about {need}", fix=fix)
 
 
 def samples_asked(tasks: dict[str, Task]) -> int:

@@ -11,10 +11,10 @@ from harness.bundle import find_bundles, read_bundle, run_key
 from harness.data import check_dataset, read_note
 from harness.device import CPU
 from harness.duplicates import refuse_duplicate
-from harness.encoders.base import Encoder
 from harness.engines.choose import REFERENCE
 from harness.errors import DatasetError, IntegrityError
 from harness.files import require_free
+from harness.forecast import Device, Forecast, Workload, refuse_what_does_not_fit
 from harness.home import Home
 from harness.llm_files import llm_revision, locate_llm
 from harness.prompts import PROBE_SCORER
@@ -23,11 +23,7 @@ from harness.records import Counts, Protocol, Run, Submission, Task
 from harness.stages import MIXTURE, Subject, open_subject
 from harness.submission import read_submission, verify_files
 from harness.task import read_task
-
-FEATURE_BYTES = 2
-"""Of one cached number (float16)."""
-ADAPTER_BYTES = 12_000_000
-"""Of one trained adapter with its language model, generously, and of its training state."""
+from harness.workload import predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +45,14 @@ class Plan:
     subject: Subject
     tasks: dict[str, Task]
     units: tuple[Unit, ...]
-    num_images: int
+    load: Workload
+    """The work, counted."""
+    forecast: Forecast
+    """What it takes, predicted."""
     num_params: int
     grid: tuple[int, int]
     side: int
     """Pixels at which the encoder is measured."""
-    disk_bytes: int
     tasks_dir: Path | None = None
     """Folder of the task definitions; None is the repository's."""
     engine: str = REFERENCE
@@ -153,30 +151,37 @@ def make_plan(
     for task, seed in product(tasks.values(), protocol.seeds):
         run = empty_run(submission, protocol, task, digests[task.dataset], seed, engine)
         units.append(Unit(task, seed, run, done.get(run_key(run))))
-    num_images = _count_images(subject, tasks)
+    load, wanted = predict(subject, tasks, encoder)
     return Plan(
         subject,
         tasks,
         tuple(units),
-        num_images,
+        load,
+        wanted,
         encoder.num_params,
         encoder.grid,
         encoder.side,
-        _disk(encoder, subject, num_images),
         tasks_dir,
         engine,
     )
 
 
-def require_disk(plan: Plan) -> None:
+def require_room(plan: Plan, device: Device) -> None:
     """Room for what is pending. Not part of `make_plan`: on a full disk one may still ask where a run stands.
 
+    Args:
+        plan: from `make_plan`.
+        device: what computes here (`workload.device_here`).
+
     Raises:
-        ResourceError: not enough disk.
+        ResourceError: not enough disk or memory; says what would do.
     """
-    if plan.pending:
-        subject = plan.subject
-        require_free(subject.home.root, plan.disk_bytes, f"the run of {subject.submission.id}")
+    if not plan.pending:
+        return
+    subject = plan.subject
+    require_free(subject.home.root, plan.forecast.disk_bytes, f"the run of {subject.submission.id}")
+    if any(unit.task.kind != "probe" for unit in plan.pending):
+        refuse_what_does_not_fit(plan.forecast, device)
 
 
 def _check_llm(protocol: Protocol, home: Home) -> None:
@@ -219,20 +224,3 @@ def _committed(results: list[Path], protocol: str, encoder: str) -> dict[str, Pa
             if path.parent == root / protocol / encoder:
                 found.setdefault(run_key(read_bundle(path).run), path)
     return found
-
-
-def _count_images(subject: Subject, tasks: dict[str, Task]) -> int:
-    """Images and frames that must be encoded, an upper bound: rows may share an image."""
-    frames = subject.protocol.video.frames
-    mixture = read_note(subject.data / MIXTURE)["rows"]
-    total = int(mixture["train"]) + frames * int(mixture.get("clips", 0))
-    for task in tasks.values():
-        rows = read_note(subject.data / task.dataset)["rows"]
-        total += sum(int(n) for n in rows.values()) * (frames if task.kind == "choice" else 1)
-    return total
-
-
-def _disk(encoder: Encoder, subject: Subject, num_images: int) -> int:
-    tokens = min(encoder.grid[0] * encoder.grid[1], subject.protocol.tokens.budget)
-    features = num_images * encoder.width * (tokens * FEATURE_BYTES + 4)
-    return features + len(subject.protocol.seeds) * 3 * ADAPTER_BYTES

@@ -203,17 +203,17 @@ def replace_values(text: str, swaps: Mapping[str, str]) -> str:
         swaps: `section.key`, or `key` of the top, -> TOML value.
 
     Raises:
-        KeyError: a key is not in the file.
+        KeyError: a key is not in the file, or its value goes over several lines.
     """
     lines, section, left = text.splitlines(), "", dict(swaps)
     for number, line in enumerate(lines):
         if head := re.fullmatch(r"\[{1,2}([a-z.]+)\]{1,2}", line.split("#")[0].strip()):
             section = head[1] + "."
         elif pair := re.match(r"([a-z_]+)\s*=\s*", line):
-            value = left.pop(section + pair[1], None)
-            if value is not None:
-                comment = re.match(r'(?:"[^"]*"|[^"#]*?)(\s*#.*)?$', line[pair.end() :])
-                lines[number] = f"{pair[0]}{value}{(comment and comment[1]) or ''}"
+            old = re.match(r'(?:"[^"]*"|\[.*\]|[^"#\[]+?)(\s*#.*)?$', line[pair.end() :])
+            value = left.pop(section + pair[1], None) if old else None
+            if old and value is not None:
+                lines[number] = f"{pair[0]}{value}{old[1] or ''}"
     if left:
         raise KeyError(", ".join(left))
     return "\n".join(lines) + "\n"

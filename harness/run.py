@@ -18,9 +18,10 @@ from harness.device import device_facts
 from harness.doctor import examine
 from harness.errors import IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
-from harness.plan import Plan, Unit, require_disk
+from harness.plan import Plan, Unit, require_room
 from harness.stages import MIXTURE, extract_job, has_clips, media_sets
 from harness.unit_scores import Answered, ScorePlaces, score_units, write_scored
+from harness.workload import device_here
 
 StageMaker = Callable[[str, str], Any]
 """stage(name, unit) -> progress callable with close()."""
@@ -81,7 +82,7 @@ def run_plan(
         heed_doctor: stop where the doctor finds a fault; its verdict goes into the receipt either way.
 
     Raises:
-        ResourceError: not enough disk.
+        ResourceError: not enough disk or memory.
         SubmissionError: the doctor found a fault.
         EyechartError: see the stages; finished parts stay in the cache, and the same call resumes.
     """
@@ -115,7 +116,7 @@ def measure(
     Raises:
         EyechartError: see `run_plan`.
     """
-    require_disk(plan)
+    require_room(plan, device_here(plan.subject.device, executor.workers))
     seen = _see_doctor(plan, stage, heed=heed_doctor)
     context = {"subject": plan.subject, "tasks": plan.tasks}
     times: dict[str, float] = {}

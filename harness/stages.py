@@ -152,6 +152,9 @@ def _open_media(subject: Subject, tasks: dict[str, Task], name: str) -> tuple[An
         return (clips if is_clips else stills), digest, _budget(protocol, is_clips=is_clips)
     task = tasks[owner]
     split = open_split(task, subject.data, protocol.video.frames, "train" if part == "train" else None)
+    if task.kind == "probe":
+        # It reads pooled vectors only; ImageNet's tokens would need hundreds of gigabytes.
+        return split.media, split.digest, 1
     return split.media, split.digest, _budget(protocol, is_clips=isinstance(split.media, ClipFrames))
 
 
@@ -313,12 +316,17 @@ def _arrays(trained: TrainedAdapter, protocol: Protocol) -> dict[str, Any]:
     return {**arrays, "losses": np.array(trained.losses)}
 
 
-def load_adapter(subject: Subject, encoder: Encoder, seed: int) -> tuple[Adapter, LanguageModel]:
-    """The trained adapter and language model of a seed, from the cache; low-rank updates are merged."""
+def load_adapter(
+    subject: Subject, encoder: Encoder, seed: int, key: str = ""
+) -> tuple[Adapter, LanguageModel]:
+    """The trained adapter and language model of a seed, from the cache; low-rank updates are merged.
+
+    `key` is that of the cache where it was trained on another device than the subject's.
+    """
     import torch
 
     protocol = subject.protocol
-    arrays = ArrayCache(subject.home.adapters).read(adapter_key(subject, encoder, seed))
+    arrays = ArrayCache(subject.home.adapters).read(key or adapter_key(subject, encoder, seed))
     tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
     state = {k[8:]: v for k, v in tensors.items() if k.startswith("adapter.")}
     llm = load_llm(protocol.llm, llms=subject.home.llms, device=subject.device)

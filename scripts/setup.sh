@@ -31,8 +31,12 @@ if [[ $device == auto ]]; then
 fi
 [[ $device == cpu || $device == cuda ]] || die "EYECHART_DEVICE is \"$device\", expected cpu, cuda or auto."
 
+# CUDA's own libraries have versions too; their wheels are for Linux on x86-64 only.
+pins=constraints.txt
+if [[ $device == cuda && $(uname -s) == Linux && $(uname -m) == x86_64 ]]; then pins=constraints-cuda.txt; fi
+
 # Python does the hashing: sha256sum is missing on some machines, Python is not.
-inputs=$("$python" - "$version" "$device" "$PWD" pyproject.toml constraints.txt scripts/setup.sh <<'PY'
+inputs=$("$python" - "$version" "$device" "$PWD" pyproject.toml "$pins" scripts/setup.sh <<'PY'
 import hashlib, pathlib, sys
 digest = hashlib.sha256(repr(sys.argv[1:4]).encode())
 for name in sys.argv[4:]:
@@ -99,11 +103,11 @@ if ! has_torch; then
     if [[ $device == cpu ]]; then
         install_torch_cpu || stop "torch $TORCH"
     else
-        install -c constraints.txt "torch==$TORCH" "torchvision==$TORCHVISION" || stop "torch $TORCH"
+        install -c "$pins" "torch==$TORCH" "torchvision==$TORCHVISION" || stop "torch $TORCH"
     fi
 fi
-say "installing Eyechart and what it runs with ($(grep -c == constraints.txt) pinned packages)"
-install -c constraints.txt -e '.[run,dev]' || stop "Eyechart"
+say "installing Eyechart and what it runs with ($(grep -c == "$pins") pinned packages)"
+install -c "$pins" -e '.[run,dev]' || stop "Eyechart"
 
 say "checking that it imports"
 "$VENV/bin/python" -c 'import duckdb, harness, pyarrow, torch, transformers' 2>>"$LOG" ||
