@@ -24,8 +24,13 @@ ANSWER_TOKENS = 8
 OPENING_TOKENS = 24
 """Of a chat template with a system message."""
 UTILISATION = 0.4
-"""Of a GPU's peak that a run reaches, after LLaVA's own run with 0.45: predicted, not measured here.
-The one constant that a measured run on a GPU calibrates."""
+"""Of a GPU's bfloat16 peak that training reaches at best, after LLaVA's own run with 0.45: predicted."""
+ENCODE_UTILISATION = 0.55
+"""Of a GPU's float32 peak that encoding reaches; 0.59 with a ViT-L/14 on an H200 (docs/performance.md)."""
+PACK_ENTRIES_S = 7.8e9
+"""Attention over a whole pack: entries (token x pack x head x layer) a second, forward and backward. Measured
+on an H200 with both Qwen2.5 of the protocols, 5,700 tokens a second in packs of 4,096. Until attention is
+computed row by row it bounds training; slower cards will stay below it."""
 CPU_CORE_SPEED = 8e10
 """Operations a second of one core, as the demo's own run has them (docs/performance.md): 34k images of 0.045
 GMACs in 31 to 36 s, an adapter in 85 to 107 s."""
@@ -43,6 +48,8 @@ class Device:
     encode_speed: float
     """In encoding, which is exact float32 everywhere."""
     memory_bytes: int
+    pack_entries_s: float = math.inf
+    """Entries of packs' attention a second, which training does not pass, whatever the operations."""
     workers: int = 1
     """Processes that share the work; on a CPU each trains one seed."""
 
@@ -56,8 +63,9 @@ def _gpu(name: str, bfloat16: float, float32: float, gigabytes: int) -> Device:
     return Device(
         name=name,
         train_speed=UTILISATION * bfloat16,
-        encode_speed=UTILISATION * float32,
+        encode_speed=ENCODE_UTILISATION * float32,
         memory_bytes=gigabytes * 10**9,
+        pack_entries_s=PACK_ENTRIES_S,
     )
 
 
@@ -201,6 +209,8 @@ class Forecast:
     disk_bytes: int
     memory_bytes: int
     """Of one training process, on the device that trains."""
+    pack_entries: float = 0.0
+    """Of the attention of packed training, see PACK_ENTRIES_S."""
 
     @property
     def ops(self) -> float:
@@ -211,7 +221,8 @@ class Forecast:
         """How long it takes there; one process trains a seed, so three take two processes two turns."""
         turns = math.ceil(seeds / device.workers) * device.workers / seeds
         rest = self.encode_ops / device.encode_speed + self.answer_ops / device.train_speed
-        return rest + turns * self.train_ops / device.train_speed
+        train = max(self.train_ops / device.train_speed, self.pack_entries / device.pack_entries_s)
+        return rest + turns * train
 
     def needed_bytes(self, device: Device) -> int:
         """Memory that the run takes there: on a CPU every process, libraries included."""
@@ -244,6 +255,7 @@ def forecast(protocol: Protocol, shape: LLMShape, load: Workload, disk_bytes: in
         answer_ops=2.0 * shape.layer_weights * answer_tokens,
         disk_bytes=disk_bytes,
         memory_bytes=_memory(protocol, shape, row, load.width) + 4 * load.encoder_params,
+        pack_entries=float(train_tokens) * recipe.pack_tokens * shape.heads * shape.layers,
     )
 
 
