@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -366,3 +367,35 @@ def test_torchvision_loads_in_every_child_of_vllm():
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.stdout == "loaded\n", done.stderr
+
+
+def test_what_vllm_started_ends_with_the_process_that_asked_for_it():
+    root = Path(vllm_engine.__file__).parents[2]
+    grandchild = "import os, time; print(os.getpid(), flush=True); time.sleep(90)"
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(vllm_engine.CHILDREN), str(root)])},
+    )
+    child = int(parent.stdout.readline())
+    assert is_alive(child)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(child)
+
+
+def is_alive(process):
+    """Whether it runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,4 +1,4 @@
-"""What every Python that vLLM starts does first: see to it that torchvision can load.
+"""What every Python that vLLM starts does first: torchvision can load, and it ends with its parent.
 
 vLLM starts processes of its own (one inspects the model's class, one holds the engine, one computes), and
 each imports torchvision long before vLLM looks for plugins. `harness/engines/vllm.py` puts this folder
@@ -9,7 +9,10 @@ shim runs at the moment something asks for torchvision.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import time
 from importlib.machinery import ModuleSpec
 
 
@@ -24,6 +27,27 @@ class ShimFirst:
         return None
 
 
+def end_with_parent() -> None:
+    """End this process once the one that started it is gone.
+
+    A worker that is stopped while vLLM starts cannot stop what vLLM has started: the engine would go on
+    loading, and then wait for ever with its memory taken.
+    """
+    parent = os.getppid()
+    if parent == 1:  # gone already: none of these processes is started by the first of the machine
+        os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 sys.meta_path.insert(0, ShimFirst())
+# multiprocessing's tracker ends by itself, after it has cleared up what others left.
+if not any("resource_tracker" in word for word in sys.orig_argv):
+    end_with_parent()
 # Says at every start that Triton is absent, which a CPU has no use for.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
