@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
 import checkpoints
 import torch
+from doc_tables import print_or_write
 
 from harness.doctor import examine
 from harness.encoders import open_encoder
@@ -67,16 +67,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print or write it."""
-    warnings.simplefilter("ignore")
-    text = table()
-    if "--write" in sys.argv[1:]:
-        before, rest = DOC.read_text("utf-8").split(BEGIN)
-        DOC.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", "utf-8")
-    else:
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    print_or_write(table, DOC, BEGIN, END)

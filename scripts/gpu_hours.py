@@ -10,17 +10,17 @@ those that datasets publish (harness/datasets/specs.py), and speeds are harness/
 from __future__ import annotations
 
 import sys
-import warnings
 from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import harness.torchvision_shim  # noqa: F401
 
 import timm
 import torch
+from doc_tables import print_or_write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -122,16 +122,5 @@ def tables() -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    """Print or write them."""
-    warnings.simplefilter("ignore")
-    text = tables()
-    if "--write" in sys.argv[1:]:
-        before, rest = DOC.read_text("utf-8").split(BEGIN)
-        DOC.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", "utf-8")
-    else:
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    print_or_write(tables, DOC, BEGIN, END)
