@@ -218,7 +218,8 @@ def publish(arguments: argparse.Namespace) -> int:
 
     home = find_home(arguments.home)
     pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
-    report = build_site(arguments.db or home.database, arguments.site, pairs)
+    own = sorted(home.protocols.glob("*.toml"))
+    report = build_site(arguments.db or home.database, arguments.site, pairs, protocols=own)
     if arguments.json:
         print(
             json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1)

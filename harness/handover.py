@@ -109,7 +109,7 @@ def score_answers(
     names = sorted({run.protocol for _, run, _, _ in found})
     if len(names) > 1:
         raise UsageError("answers of several protocols", where=str(folder), found=", ".join(names))
-    protocol = read_protocol(protocol_name or names[0])
+    protocol = read_protocol(protocol_name or names[0], home.protocols)
     tasks = {name: read_task(name, tasks_dir) for name in protocol.tasks}
     for place, run, _, _ in found:
         _refuse_others(run, protocol.recipe_digests, {n: t.digest for n, t in tasks.items()}, place)
