@@ -83,7 +83,8 @@ class Adapter(nn.Module):
         # As a matrix: the pooling's own backward pass adds in no fixed order on a graphics card.
         cells = torch.eye(side * side, device=self.position.device).reshape(-1, 1, side, side)
         shares = functional.adaptive_avg_pool2d(cells, new).flatten(1)
-        pooled: Tensor = shares.T @ self.position
+        with torch.autocast(self.position.device.type, enabled=False):  # a mean, no layer: in full precision
+            pooled: Tensor = shares.T @ self.position
         return pooled
 
 

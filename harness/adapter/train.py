@@ -29,6 +29,7 @@ from harness.adapter.packing import (
     sequence_logits,
     summed_loss,
 )
+from harness.bfloat16 import bfloat16_products
 from harness.device import steady_sums
 from harness.encoders.base import exact_float32
 from harness.errors import DatasetError, InternalError
@@ -125,7 +126,8 @@ def train_adapter(
             if progress:
                 progress(base + done, recipe.total_steps)
 
-        with steady_sums(llm.device.type), exact_float32():
+        kind = llm.device.type
+        with steady_sums(kind), exact_float32(), bfloat16_products(kind):
             losses += trainer.run(state_file(state, number), report)
         before += stage.steps
         if low_rank is not None:

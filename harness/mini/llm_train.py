@@ -23,6 +23,7 @@ from torch import nn
 from harness.adapter.data import Exchange, encode_exchange, pack, packed_logits, weighted_loss
 from harness.adapter.llm import LanguageModel
 from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
+from harness.bfloat16 import bfloat16_products
 from harness.files import write_atomic
 from harness.mini.clips import MOVES, NUM_FRAMES, SHOWN_FRAMES, SPEED, Clip, Mover, sample_clips
 from harness.mini.language import (
@@ -248,11 +249,12 @@ def _learn_part(llm: LanguageModel, part: _Part, leg: Leg, kinds: _Kinds) -> flo
     strength = (torch.rand(len(part.maps), 1, 1) * 2 - 1).clamp(min=0) * MAX_NOISE
     visual = visual + torch.randn_like(visual) * strength * llm.embed(torch.arange(5)).detach().std()
     opening = llm.encode_prompt(DESCRIBE).prefix
-    with torch.autocast("cpu", torch.bfloat16):
-        packed = pack(part.rows, len(opening) + visual.shape[1])
-        logits, labels = packed_logits(llm, visual, opening, packed)
-    loss = weighted_loss(logits, labels, part.rows, leg.length_power)
-    (loss * len(part.maps) / (NUM_STILLS + NUM_CLIPS)).backward()  # type: ignore[no-untyped-call]
+    with bfloat16_products():
+        with torch.autocast("cpu", torch.bfloat16):
+            packed = pack(part.rows, len(opening) + visual.shape[1])
+            logits, labels = packed_logits(llm, visual, opening, packed)
+        loss = weighted_loss(logits, labels, part.rows, leg.length_power)
+        (loss * len(part.maps) / (NUM_STILLS + NUM_CLIPS)).backward()  # type: ignore[no-untyped-call]
     right, position = logits.argmax(1) == labels, 0
     for row, name in zip(part.rows, part.names, strict=True):
         for exchange, kind in zip(row, name, strict=True):

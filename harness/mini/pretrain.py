@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.adapter.optim import build_optimisers, load_training, save_training, set_progress
+from harness.bfloat16 import bfloat16_products
 from harness.files import write_atomic
 from harness.mini import captions
 from harness.mini.signprobe import SignProbe
@@ -248,10 +249,11 @@ def _train_step(
     encoder: nn.Module, loss_of: Loss, batch: Batch, optimisers: list[torch.optim.Optimizer]
 ) -> tuple[float, float]:
     """One update; returns the loss and the gauge."""
-    with torch.autocast("cpu", torch.bfloat16):
-        pooled = encoder(batch.pixels).last_hidden_state.mean((2, 3))
-        value, hit = loss_of(pooled, batch)
-    value.backward()  # type: ignore[no-untyped-call]
+    with bfloat16_products():
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = encoder(batch.pixels).last_hidden_state.mean((2, 3))
+            value, hit = loss_of(pooled, batch)
+        value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(encoder.parameters(), 2.0)
     for optimiser in optimisers:
         optimiser.step()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.bfloat16 import bfloat16_products
 from harness.mini.world import CONSONANTS, VOWELS, Scene, class_of, render, sample_scenes
 from harness.mini.zoo import to_input
 
@@ -45,7 +46,7 @@ class SignProbe:
         encoder.eval()
         chunks = []
         for start in range(0, len(self._pixels), 250):
-            with torch.autocast("cpu", torch.bfloat16):
+            with bfloat16_products(), torch.autocast("cpu", torch.bfloat16):
                 out = encoder(to_input(self._pixels[start : start + 250])).last_hidden_state.mean((2, 3))
             chunks.append(out.float())
         encoder.train()
