@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any, Self
 
@@ -49,11 +50,15 @@ def _end_with_parent() -> None:
 
 
 def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    last: list[tuple[int, int]] = []
+
     def report(done: int, total: int) -> None:
+        last[:] = [(done, total)]
         _channel.put((number, done, total))
 
     try:
-        return function(**arguments, progress=report)
+        # The channel has a thread of its own and may be later than the result, which so brings the last count.
+        return _Outcome(function(**arguments, progress=report), *last)
     except EyechartError as error:
         return _Failure(error)
     except Exception as error:  # noqa: BLE001  (told by the parent, whatever it is)
@@ -62,6 +67,14 @@ def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) 
         if short or isinstance(error, MemoryError):
             return _Failure(ResourceError("memory is too small", fix="use fewer --workers or close programs"))
         return _Failure(InternalError(f"a job failed ({type(error).__name__})", found=str(error)))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a job returned, and the last (done, total) that it reported."""
+
+    value: Any
+    last: tuple[int, int] | None = None
 
 
 class _Failure:
@@ -111,6 +124,7 @@ class LocalExecutor:
         self.workers = workers or min(4, len(os.sched_getaffinity(0)))
         self._pool: ProcessPoolExecutor | None = None
         self._channel: Any = None
+        self._given = 0  # jobs of earlier calls; a late count of theirs must not pass for one of this call's
 
     def __enter__(self) -> Self:
         return self
@@ -151,18 +165,22 @@ class LocalExecutor:
         """
         counts: dict[int, tuple[int, int]] = {}
         results: dict[int, Any] = {}
+        first, self._given = self._given, self._given + len(jobs)
         try:
             pool = self._start()
-            futures = {pool.submit(_call, i, *job): i for i, job in enumerate(jobs)}
+            futures = {pool.submit(_call, i, *job): i for i, job in enumerate(jobs, first)}
             pending: set[Future[Any]] = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                self._drain(counts, progress, total)
                 for future in finished:
                     outcome = future.result()
                     if isinstance(outcome, _Failure):
                         raise outcome.error()
-                    results[futures[future]] = outcome
+                    number = futures[future]
+                    results[number] = outcome.value
+                    if outcome.last is not None:
+                        counts[number] = outcome.last
+                self._drain(counts, set(futures.values()) - set(results), progress, total)
         except BrokenProcessPool as error:
             self.stop()
             raise ResourceError(
@@ -171,16 +189,20 @@ class LocalExecutor:
         except BaseException:
             self.stop()
             raise
-        self._drain(counts, progress, total)
-        return [results[i] for i in range(len(jobs))]
+        return [results[first + i] for i in range(len(jobs))]
 
     def _drain(
-        self, counts: dict[int, tuple[int, int]], progress: Progress | None, total: int | None
+        self,
+        counts: dict[int, tuple[int, int]],
+        running: set[int],
+        progress: Progress | None,
+        total: int | None,
     ) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 number, done, of = self._channel.get_nowait()
-                counts[number] = done, of
+                if number in running:
+                    counts[number] = done, of
         if progress and counts:
             begun = sum(of for _, of in counts.values())
             progress(sum(done for done, _ in counts.values()), max(begun, total or 0))
@@ -193,10 +215,15 @@ class LocalExecutor:
         """End the workers at once; what they had saved is kept."""
         if self._pool is not None:
             processes = list(getattr(self._pool, "_processes", {}).values())
+            manager = getattr(self._pool, "_executor_manager_thread", None)
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.join()
+            if manager is not None:
+                # Python's own end of the pool races this thread for a pipe, and would print a traceback.
+                # Not for ever: where the thread itself hangs (gh-94777), the message is the lesser evil.
+                manager.join(timeout=10)
             self._close_channel()
             self._pool = None
