@@ -31,7 +31,8 @@ def test_late_counts_are_not_those_of_the_next_call():
     with LocalExecutor(1) as executor:
         for _ in range(30):  # counts come by another way than results, and may be later
             seen = []
-            executor.run([(square, {"number": 3})] * 3, lambda done, total: seen.append((done, total)), 3)
+            told = lambda done, total, seen=seen: seen.append((done, total))
+            executor.run([(square, {"number": 3})] * 3, told, 3)
             assert seen[-1] == (3, 3)
             assert all(done <= total == 3 for done, total in seen)
 

@@ -57,7 +57,7 @@ def _call(number: int, function: Callable[..., Any], arguments: dict[str, Any]) 
         _channel.put((number, done, total))
 
     try:
-        # The channel has a thread of its own and may be later than the result, which so brings the last count.
+        # The channel has a thread of its own and may be late, so the result brings the last count.
         return _Outcome(function(**arguments, progress=report), *last)
     except EyechartError as error:
         return _Failure(error)
