@@ -22,7 +22,7 @@ rehearsal: setup-vllm ## the main suite's code from end to end on made-up data, 
 	@$(EYECHART) rehearsal
 
 test: setup ## fast tests: no network, no GPU
-	@$(PYTHON_IN) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: setup ## the tests that take minutes
 	@$(PYTHON_IN) -m pytest -q -m slow
