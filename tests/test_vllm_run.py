@@ -5,6 +5,7 @@ The miniature with the rehearsal's language model, whose heads are wide enough f
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -65,7 +66,8 @@ def engines(group):
     """vLLM's engines of a session; it names its processes itself."""
     found = []
     for process in processes(group):
-        with open(f"/proc/{process}/cmdline", "rb") as file:
+        # A process may end between the two looks.
+        with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline", "rb") as file:
             if b"EngineCore" in file.read():
                 found.append(process)
     return found

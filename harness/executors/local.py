@@ -27,6 +27,9 @@ Job = tuple[Callable[..., Any], dict[str, Any]]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+QUIET_TRACKER = "ignore::UserWarning:multiprocessing.resource_tracker"
+"""Python's tracker removes what stopped workers left in shared memory, which is no warning to a user."""
+
 _channel: Any = None
 
 
@@ -98,13 +101,14 @@ class _Failure:
 
 @contextlib.contextmanager
 def _as_workers_are_born() -> Iterator[None]:
-    """What a process inherits at its start: one thread a library, and a deaf ear for Ctrl-C.
+    """What a process inherits at its start: one thread a library, a quiet tracker, a deaf ear for Ctrl-C.
 
     A terminal sends Ctrl-C to the workers too, and one that is still importing could not ignore it yet.
     """
-    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    saved = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "PYTHONWARNINGS")}
+    warnings = ",".join(filter(None, (saved["PYTHONWARNINGS"], QUIET_TRACKER)))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"), PYTHONWARNINGS=warnings)
     try:
         yield
     finally:
@@ -139,9 +143,9 @@ class LocalExecutor:
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = get_context("spawn")
-            self._channel = context.Queue()
-            self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._channel,))
-            with _as_workers_are_born():
+            with _as_workers_are_born():  # the channel starts the tracker, for all of them
+                self._channel = context.Queue()
+                self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._channel,))
                 futures = [self._pool.submit(os.getpid) for _ in range(self.workers)]
             for future in futures:
                 future.result()
