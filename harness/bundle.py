@@ -19,7 +19,6 @@ import errno
 import itertools
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from harness.files import (
     read_json,
     read_parquet,
     sync_folder,
+    temporary_name,
     write_atomic,
     write_json,
     write_parquet,
@@ -53,7 +53,6 @@ from harness.sample_tables import (
 
 COMMIT, MANIFEST = "COMMIT", "MANIFEST.sha256"
 KEY_DIGITS, SCORER_DIGITS = 16, 12
-STAGING_PREFIX = ".tmp-"
 
 KEY_FIELDS = (
     "protocol", "protocol_version", "suite", "recipes", "task", "task_digest", "dataset_digest",
@@ -142,7 +141,7 @@ def write_bundle(
     """
     home = _home(results_root, run)
     answer_table = table_of_answers(answers)
-    staging = home / f"{STAGING_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    staging = home / temporary_name()
     try:
         write_json(staging / "run.json", run)
         write_json(staging / "receipt.json", receipt)

@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import os
-import secrets
 import shutil
 import signal
 import stat
@@ -36,7 +35,7 @@ from harness.errors import (
     UnsafeInputError,
     UsageError,
 )
-from harness.files import TEMPORARY_PREFIX, atomic_file, sync_folder, write_atomic
+from harness.files import atomic_file, sync_folder, temporary_name, write_atomic
 from harness.safetensors_header import read_safetensors_header
 from harness.submission import MAX_CONFIG_BYTES
 
@@ -221,7 +220,7 @@ def _staging(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out`; whatever is left of it in the end is removed."""
     parent = out.absolute().parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    stage = parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    stage = parent / temporary_name()
     try:
         stage.mkdir(parents=True)
     except OSError as error:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import json
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -21,7 +25,58 @@ from harness.errors import EyechartError, IntegrityError, ResourceError, UnsafeI
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 TEMPORARY_PREFIX = ".tmp-"
-"""Leading characters of a file still being written; a leftover is safe to delete."""
+"""Leading characters of a file or folder still being written; a leftover is safe to delete."""
+FORGOTTEN_S = 7 * 24 * 3600
+"""Age in seconds at which what another machine was writing is taken for left over."""
+
+
+@functools.cache
+def _place() -> str:
+    """What process numbers are unique in: this start of this machine, and the container's numbering."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        start, numbering = socket.gethostname(), ""
+    return hashlib.sha256(f"{start}{numbering}".encode()).hexdigest()[:12]
+
+
+def temporary_name() -> str:
+    """A name for something still being written; it tells `sweep` who writes it."""
+    return f"{TEMPORARY_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what killed processes were writing below these folders.
+
+    What a living process of this machine writes stays, and another machine's for a week.
+    """
+    for leftover in [path for folder in folders for path in folder.rglob(f"{TEMPORARY_PREFIX}*")]:
+        # Gone already where it lay in a folder of that kind, or where another run sweeps too.
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_left_over(leftover):
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
+
+
+def _is_left_over(path: Path) -> bool:
+    match path.name.removeprefix(TEMPORARY_PREFIX).split("-"):
+        case [place, number, _] if place == _place() and number.isdecimal():
+            return not _lives(int(number))
+    return time.time() - path.stat().st_mtime > FORGOTTEN_S
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -34,7 +89,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ResourceError: no space, no quota, a read-only folder, or an input/output error.
     """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    temporary = path.parent / temporary_name()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:

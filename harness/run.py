@@ -18,6 +18,7 @@ from harness.device import device_facts
 from harness.doctor import examine
 from harness.errors import IntegrityError, SubmissionError
 from harness.executors.local import LocalExecutor
+from harness.files import sweep
 from harness.plan import Plan, Unit, require_room
 from harness.stages import MIXTURE, extract_job, has_clips, media_sets
 from harness.unit_scores import Answered, ScorePlaces, score_units, write_scored
@@ -89,6 +90,7 @@ def run_plan(
     done = [u.bundle for u in plan.units if u.bundle]
     if not plan.pending:
         return RunReport(done, {}, _peak())
+    sweep(results)
     made = measure(plan, executor, stage, batch, heed_doctor=heed_doctor)
     units = [Answered(u.run, *made.answers[u.task.name, u.seed]) for u in plan.pending]
     protocol = plan.subject.protocol
@@ -117,6 +119,8 @@ def measure(
         EyechartError: see `run_plan`.
     """
     require_room(plan, device_here(plan.subject.device, executor.workers))
+    home = plan.subject.home
+    sweep(home.features, home.adapters, home.answers, home.unfinished)
     seen = _see_doctor(plan, stage, heed=heed_doctor)
     context = {"subject": plan.subject, "tasks": plan.tasks}
     times: dict[str, float] = {}

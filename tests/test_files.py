@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +23,8 @@ from harness.files import (
     read_json,
     read_parquet,
     require_free,
+    sweep,
+    temporary_name,
     write_atomic,
     write_json,
     write_parquet,
@@ -242,3 +246,43 @@ def test_free_space(tmp_path):
     error = refused(ResourceError, require_free, missing, 2**62, "the feature cache")
     assert "the feature cache" in str(error)
     assert not Path(missing).exists()
+
+
+def write_without_end(path):
+    """A process that is killed inside of `atomic_file`."""
+    code = (
+        "import os, signal, sys, pathlib\nfrom harness.files import atomic_file\n"
+        "with atomic_file(pathlib.Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_was_writing_is_swept(tmp_path):
+    write_without_end(tmp_path / "deep" / "down" / "file")
+    assert len(list(tmp_path.rglob(".tmp-*"))) == 1
+    (tmp_path / "kept").write_text("whole")
+    sweep(tmp_path, tmp_path / "missing")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["kept"]
+
+
+def test_what_may_still_be_written_is_not_swept(tmp_path):
+    own, child = tmp_path / temporary_name(), subprocess.Popen(["sleep", "60"])
+    place = own.name.split("-")[1]
+    other = tmp_path / f".tmp-{place}-{child.pid}-0011223344556677"
+    elsewhere = tmp_path / f".tmp-{'0' * 12}-{2**22 + 1}-0011223344556677"
+    folder = tmp_path / f".tmp-{place}-{2**22 + 1}-0011223344556677"
+    try:
+        for path in (own, other, elsewhere):
+            path.write_text("half")
+        (folder / "inside").mkdir(parents=True)
+        sweep(tmp_path)
+        assert {*tmp_path.iterdir()} == {own, other, elsewhere}
+        week = time.time() - 8 * 24 * 3600
+        for path in (other, elsewhere):
+            os.utime(path, (week, week))
+        sweep(tmp_path)
+        assert {*tmp_path.iterdir()} == {own, other}
+    finally:
+        child.kill()
+        child.wait()

@@ -27,7 +27,7 @@ from harness.datasets.rows import Row, dataset_digest, fact, row_faults, row_nam
 from harness.datasets.specs import DatasetSpec
 from harness.digest import digest_bytes, digest_file, digest_json
 from harness.errors import DatasetError, IntegrityError, ResourceError, StoreBusyError, UnsafeInputError
-from harness.files import TEMPORARY_PREFIX, atomic_file, read_json, read_parquet, write_json, write_parquet
+from harness.files import atomic_file, read_json, read_parquet, temporary_name, write_json, write_parquet
 from harness.media import MEDIA, MEDIA_SCHEMA
 
 GROUP_ROWS = 16_384
@@ -353,7 +353,7 @@ def _write_quickly(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: no space, no quota, or an input/output error.
     """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}"
+    temporary = path.parent / temporary_name()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
