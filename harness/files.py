@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import json
 import os
 import secrets
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.digest import plain_json
+from harness.digest import digest_bytes, plain_json
 from harness.errors import EyechartError, IntegrityError, ResourceError, UnsafeInputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -38,7 +37,7 @@ def _place() -> str:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:
         start, numbering = socket.gethostname(), ""
-    return hashlib.sha256(f"{start}{numbering}".encode()).hexdigest()[:12]
+    return digest_bytes(f"{start}{numbering}".encode())[:12]
 
 
 def temporary_name() -> str:
@@ -52,8 +51,8 @@ def sweep(*folders: Path) -> None:
     What a living process of this machine writes stays, and another machine's for a week.
     """
     for leftover in [path for folder in folders for path in folder.rglob(f"{TEMPORARY_PREFIX}*")]:
-        # Gone already where it lay in a folder of that kind, or where another run sweeps too.
-        with contextlib.suppress(FileNotFoundError):
+        # Gone already, where another run sweeps too; or in a folder of somebody else's, where it stays.
+        with contextlib.suppress(OSError):
             if not _is_left_over(leftover):
                 continue
             if leftover.is_dir():
@@ -72,10 +71,8 @@ def _is_left_over(path: Path) -> bool:
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return error.errno != errno.ESRCH  # somebody else's process may be seen, but not be told anything
     return True
 
 
