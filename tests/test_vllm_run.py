@@ -105,13 +105,11 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("how", STOPS)
-def test_nothing_outlives_a_run_that_was_stopped_while_vllm_answered(command, how, capsys):
-    """One home for all: each stop leaves parts, and the next run goes on from them."""
+def stop_while_it_answers(command, how, capsys):
     strike, code, says = STOPS[how]
     began = time.monotonic()
-    child = command.start()
     before = answered(command.home)
+    child = command.start()
     try:
         while not (engines(child.pid) and answered(command.home) - before):
             assert child.poll() is None, child.communicate()
@@ -131,7 +129,10 @@ def test_nothing_outlives_a_run_that_was_stopped_while_vllm_answered(command, ho
     assert not command.home.results.exists()
 
 
-def test_the_run_goes_on_to_the_answers_of_the_reference(command, reference, capsys):
+def test_stopped_in_every_way_and_resumed_it_gives_the_answers_of_the_reference(command, reference, capsys):
+    """One home for all, so one test: each stop leaves parts, and the next run goes on from them."""
+    for how in STOPS:
+        stop_while_it_answers(command, how, capsys)
     began = time.monotonic()
     command.finish()
     given, expected = answers(command.home, "vllm"), answers(reference.home, "hf")
