@@ -182,13 +182,11 @@ def wait_until(child: subprocess.Popen[str], home: Home, moment: Moment) -> None
         time.sleep(0.002)
 
 
-def group_is_empty(group: int, within: float = 10) -> bool:
+def session_is_empty(session: int, within: float = 10) -> bool:
     """Whether every process of a session ends in time."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        if not processes(session):
             return True
         time.sleep(0.05)
     return False
@@ -203,15 +201,15 @@ def stop(child: subprocess.Popen[str], how: str) -> None:
     _, err = child.communicate(timeout=60)
     assert child.returncode == {"kill": -signal.SIGKILL, "ctrl-c": 130}[how], err
     assert "Traceback" not in err
-    assert group_is_empty(child.pid), "a process outlived the run"
+    assert session_is_empty(child.pid), "a process outlived the run"
 
 
-def processes(group: int) -> list[int]:
-    """Every process of a session, the scorer too."""
+def processes(session: int) -> list[int]:
+    """Every process of a session: the scorer too, and vLLM's, which are of groups of their own."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getpgid(int(path.name)) == group:
+            if os.getsid(int(path.name)) == session:
                 found.append(int(path.name))
         except ProcessLookupError:
             continue

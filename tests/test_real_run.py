@@ -10,6 +10,7 @@ import time
 
 import pytest
 import tiny_run
+from staged_run import session_is_empty
 
 # Workers run the main module's top level again, so they too find the miniature's language model.
 COMMAND = """
@@ -71,17 +72,6 @@ def wait_for(child, folder, pattern, count):
         time.sleep(0.02)
 
 
-def group_is_empty(group):
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def stop_by_ctrl_c(begin, home):
     """While features are extracted; the terminal sends Ctrl-C to the workers too."""
     child = begin()
@@ -91,7 +81,7 @@ def stop_by_ctrl_c(begin, home):
     assert (child.returncode, out) == (130, ""), err
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("eyechart: interrupted, state saved. Resume with: eyechart run ")
-    assert group_is_empty(child.pid)
+    assert session_is_empty(child.pid)
 
 
 def stop_by_scheduler(begin, home):
@@ -102,7 +92,7 @@ def stop_by_scheduler(begin, home):
     _, err = child.communicate(timeout=60)
     assert child.returncode == 143, err
     assert "Traceback" not in err
-    assert group_is_empty(child.pid)
+    assert session_is_empty(child.pid)
 
 
 @pytest.mark.parametrize(

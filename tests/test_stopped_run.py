@@ -17,8 +17,8 @@ from staged_run import (
     bundle_bytes,
     fill_disk,
     finished,
-    group_is_empty,
     new_command,
+    session_is_empty,
     stop,
     wait_until,
 )
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_is_one_line_and_then_the_same_bytes(command, whole
     said = [line for line in err.splitlines() if line.startswith("eyechart: ")]
     assert "Traceback" not in err and len(said) == 1 and said[0] == err.splitlines()[-1], err
     assert "cannot write" in said[0] and "run the same command again" in said[0].lower(), said
-    assert group_is_empty(child.pid)
+    assert session_is_empty(child.pid)
     assert not MOMENTS[stage].over(command.home)
     kept = finished(command.home)
     command.finish()

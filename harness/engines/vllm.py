@@ -13,6 +13,7 @@ import harness.torchvision_shim  # noqa: F401
 import contextlib
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ class VLLMEngine:
     def __init__(self, llm: LanguageModel, batch: int = 128) -> None:
         self._llm = llm
         self._engine = _start(llm, batch)
+        _tell_of_death(self._engine.llm_engine.engine_core)
         self._reads_cache = True
         try:
             self._reads_cache = self.cache_is_sound()
@@ -225,6 +227,23 @@ def _start(llm: LanguageModel, batch: int) -> Any:
             )
         except (RuntimeError, ValueError, OSError, MemoryError) as error:
             raise _tell("vLLM did not start", error) from error
+
+
+def _tell_of_death(client: Any) -> None:
+    """Wake whoever waits for answers once nobody reads them from the engine any more.
+
+    When an engine is killed, vLLM 0.32 ends the thread that reads from it without a word to the queue
+    behind it (`SyncMPClient`), and a call that waits there would wait for ever.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    reader, answers = client.output_queue_thread, client.outputs_queue
+
+    def watch() -> None:
+        reader.join()
+        answers.put_nowait(EngineDeadError())
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

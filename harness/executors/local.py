@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Any, Self
 
 from harness.errors import EyechartError, InternalError, ResourceError
@@ -26,9 +26,6 @@ Job = tuple[Callable[..., Any], dict[str, Any]]
 """A module-level function and its picklable arguments; it is called with `progress=` too."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-QUIET_TRACKER = "ignore::UserWarning:multiprocessing.resource_tracker"
-"""Python's tracker removes what stopped workers left in shared memory, which is no warning to a user."""
 
 _channel: Any = None
 
@@ -101,20 +98,33 @@ class _Failure:
 
 @contextlib.contextmanager
 def _as_workers_are_born() -> Iterator[None]:
-    """What a process inherits at its start: one thread a library, a quiet tracker, a deaf ear for Ctrl-C.
+    """What a process inherits at its start: one thread a library, and a deaf ear for Ctrl-C.
 
     A terminal sends Ctrl-C to the workers too, and one that is still importing could not ignore it yet.
     """
-    saved = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "PYTHONWARNINGS")}
-    warnings = ",".join(filter(None, (saved["PYTHONWARNINGS"], QUIET_TRACKER)))
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"), PYTHONWARNINGS=warnings)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
         for name, value in saved.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_tracker() -> None:
+    """Python's tracker of shared memory, deaf to what it says of stopped workers: it clears up after them.
+
+    The first queue would start it, with warnings to a user who can do nothing about them.
+    """
+    saved = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (saved, quiet)))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS") if saved is None else os.environ.update(PYTHONWARNINGS=saved)
 
 
 class LocalExecutor:
@@ -143,9 +153,10 @@ class LocalExecutor:
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = get_context("spawn")
-            with _as_workers_are_born():  # the channel starts the tracker, for all of them
-                self._channel = context.Queue()
-                self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._channel,))
+            _start_tracker()
+            self._channel = context.Queue()
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._channel,))
+            with _as_workers_are_born():
                 futures = [self._pool.submit(os.getpid) for _ in range(self.workers)]
             for future in futures:
                 future.result()

@@ -45,9 +45,19 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def leave_group() -> None:
+    """Out of the reach of a terminal's Ctrl-C, which is the command's to answer.
+
+    vLLM's processes would answer it too, each with a traceback after the command's last line.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+
+
 sys.meta_path.insert(0, ShimFirst())
 # multiprocessing's tracker ends by itself, after it has cleared up what others left.
 if not any("resource_tracker" in word for word in sys.orig_argv):
     end_with_parent()
+    leave_group()
 # Says at every start that Triton is absent, which a CPU has no use for.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
