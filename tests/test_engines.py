@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -198,7 +200,10 @@ REQUESTS = [
 
 
 class EngineDeadError(Exception):
-    """vLLM's name for it."""
+    """vLLM's name for it, and its message."""
+
+    def __init__(self):
+        super().__init__("EngineCore encountered an issue.")
 
 
 class FakeFront:
@@ -211,10 +216,17 @@ class FakeFront:
         self.options, self.cache, self.asked, self.down = options, {}, [], False
         self.pythonpath = os.environ["PYTHONPATH"]
         assert (Path(options["model"]) / "model.safetensors").is_file()
-        self.llm_engine = types.SimpleNamespace(engine_core=types.SimpleNamespace(shutdown=self.shut))
+        self.killed = threading.Event()
+        reader = threading.Thread(target=self.killed.wait, daemon=True)
+        reader.start()
+        self.core = types.SimpleNamespace(
+            shutdown=self.shut, outputs_queue=queue.Queue(), output_queue_thread=reader
+        )
+        self.llm_engine = types.SimpleNamespace(engine_core=self.core)
 
     def shut(self):
         self.down = True
+        self.killed.set()
 
     def reset_prefix_cache(self):
         self.cache.clear()
@@ -223,7 +235,8 @@ class FakeFront:
     def generate(self, prompts, sampling, *, use_tqdm):
         assert not use_tqdm
         if self.dies_after is not None and len(self.asked) >= self.dies_after:
-            raise EngineDeadError("EngineCore encountered an issue.")
+            self.killed.set()  # as vLLM does: its reader ends, and says nothing to whoever waits
+            raise self.core.outputs_queue.get(timeout=20)
         self.asked += zip(prompts, sampling, strict=True)
         return [self._one(p["prompt_embeds"], s) for p, s in zip(prompts, sampling, strict=True)]
 
