@@ -8,6 +8,8 @@ from pathlib import Path
 
 ENVIRONMENT = "EYECHART_HOME"
 """The one environment variable that moves a folder; it cannot move a number."""
+RESULTS = Path("results")
+"""Bundles of record, below the working directory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from harness.commands import RESULTS, ensure_suite
+from harness.commands import ensure_suite
 from harness.errors import IncompleteError, IntegrityError, UsageError
-from harness.home import find_home
+from harness.home import RESULTS, find_home
 from harness.progress import Stage
 from harness.tables import text_table
 

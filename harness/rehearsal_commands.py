@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands import RESULTS
-from harness.home import Home, find_home
+from harness.home import RESULTS, Home, find_home
 from harness.progress import Stage, spell_time
 from harness.tables import text_table
 

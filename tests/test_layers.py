@@ -63,8 +63,11 @@ LAYERS: list[set[str]] = [
     {"harness.handover"},
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
-    | {"harness.protocol_commands"},
+    | {"harness.protocol_commands", "harness.index_commands"},
     {"harness.rehearsal_commands"},
+    {"harness.argument_parser"},
+    {"harness.index_arguments"},
+    {"harness.arguments"},
     {"harness.cli"},
 ]
 # Neighbours that must not know each other.
