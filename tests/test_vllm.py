@@ -4,7 +4,7 @@ One adapter and its language model are trained first, unless `eyechart run` or t
 in the same home folder.
 """
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import harness.torchvision_shim  # noqa: F401
 
@@ -112,7 +112,12 @@ def engine_cores():
     """Process ids of vLLM's engines below this process."""
     import psutil
 
-    return [p.pid for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone, or dead and not waited for yet
+            if "EngineCore" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def test_answers_survive_the_death_of_the_engine(trained, monkeypatch, tmp_path: Path):

@@ -23,6 +23,9 @@ from harness.bundle import find_bundles, read_bundle
 from harness.protocol import replace_values
 from harness.rehearsal.llm import write_llm
 
+START_LIMIT_S = 400
+"""vLLM starts in 40 s on two idle cores; a busy machine is no fault of the run's."""
+
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
@@ -113,13 +116,14 @@ def stop_while_it_answers(command, how, capsys):
     try:
         while not (engines(child.pid) and answered(command.home) - before):
             assert child.poll() is None, child.communicate()
-            assert time.monotonic() - began < 120
+            assert time.monotonic() - began < START_LIMIT_S, "vLLM never answered"
             time.sleep(0.005)
         strike(child)
         out, err = child.communicate(timeout=60)
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()  # or a dead child would haunt the tests after this one
     assert (child.returncode, out) == (code, ""), err
     assert "Traceback" not in err, err
     assert says in (err.splitlines() or [""])[-1], err
