@@ -4,10 +4,11 @@ One adapter and its language model are trained first, unless `eyechart run` or t
 in the same home folder.
 """
 
-from __future__ import contextlib
+from __future__ import annotations
 
 import harness.torchvision_shim  # noqa: F401
 
+import contextlib
 import importlib.util
 import os
 import signal
