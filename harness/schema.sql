@@ -82,6 +82,7 @@ CREATE TABLE tasks (
     conditions VARCHAR NOT NULL,
     seed_variance DOUBLE NOT NULL,
     seed_df DOUBLE NOT NULL,
+    seed_total DOUBLE NOT NULL,
     PRIMARY KEY (protocol, task)
 );
 

@@ -1,23 +1,25 @@
-"""Intervals that include training noise: clusters and seeds, crossed. numpy and scipy only.
+"""Intervals that include training noise: clusters and seeds, crossed. numpy, scipy and statsmodels only.
 
 The model of one cell (an encoder on a task), for seed s and sample i of cluster g(i):
 
     y[s, i] = mean + seed[s] + cluster[g(i)] + sample[i] + rest[s, i]
 
 Seeds are drawn anew for each encoder (nested in it) and every seed answers every sample (crossed with
-clusters). The two components of the variance of the grand mean are estimated one by one and added:
+clusters). The components of the variance of the grand mean are estimated one by one and added:
 
-    samples: cluster-robust variance of the seed-averaged scores (Liang & Zeger 1986, the sandwich for a mean,
-             with the G/(G-1) correction of Cameron & Miller 2015, eq. 12)
-    seeds:   variance between the S seed means, divided by S
+    samples: cluster-robust variance of the seed-averaged scores (Liang & Zeger 1986; CR2 of Bell & McCaffrey
+             2002), `rest` included, G - 1 degrees of freedom or fewer
+    seeds:   variance between the S seed means less what `rest` explains of it (the two-way correction of
+             Cameron, Gelbach & Miller 2011), divided by S, S - 1 degrees of freedom or the pool's
 
-`rest` enters both, so the sum is a little too large in expectation. Cameron, Gelbach & Miller (2011) subtract
-it; with three seeds that difference is too noisy to be worth having. Degrees of freedom: Satterthwaite's.
+The interval is value ± the larger of (a) t(f) · sqrt(sum of the components), f after Satterthwaite (1946),
+and (b) t(f_i) · sqrt(component i) for each component alone. (a) by itself covers 92 % where three seeds make
+up most of the variance: by chance their estimate is often small, f then large, and the interval short twice
+over. (b) mends that; docs/statistics.md measures both. p values are those of the same rule turned round.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,12 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-FEW_SEEDS = 8
-"""From this many seeds on an encoder's own seed variance is used instead of the pool's."""
-FEW_EVENTS = 5
-"""Below this many expected successes or failures (in clusters) the normal approximation is not trusted."""
-
-Floats = NDArray[np.float64]
+from harness.variance import (
+    Component,
+    Floats,
+    SeedVariance,
+    Size,
+    cluster_variance,
+    joined,
+    seed_part,
+)
 
 
 class Interval(NamedTuple):
@@ -45,13 +50,18 @@ class Interval(NamedTuple):
     """Satterthwaite degrees of freedom."""
     seeds_unknown: bool = False
     """True when one seed and no pool leave the training noise out of the interval."""
+    p: float = 1.0
+    """Of a difference: two-sided p of no difference. 1 for an estimate, which is held against nothing."""
 
 
-class SeedVariance(NamedTuple):
-    """Variance of one seed's mean score, and its degrees of freedom (0: unknown)."""
+class Limits(NamedTuple):
+    """Interval, standard error, degrees of freedom and p of many values at once; each (…)."""
 
-    variance: float
-    df: float
+    low: Any
+    high: Any
+    se: Any
+    df: Any
+    p: Any
 
 
 def estimate(
@@ -62,9 +72,9 @@ def estimate(
 ) -> Interval:
     """Mean over seeds and samples with its t interval, clipped to [0, 1].
 
-    value ± t(df) · sqrt(V_samples + V_seeds), see the module's text. Where fewer than `FEW_EVENTS` clusters'
-    worth of successes or failures were seen, or nothing varies at all, the interval is widened to hold
-    Wilson's (1927) score interval with the clusters as trials: 1,000 right of 1,000 is never "exactly 1".
+    See the module's text. The t interval is joined with Wilson's (1927) for as many independent trials as
+    give one of this width: near 0 and 1 the t interval is too far out, and 1,000 right of 1,000 is never
+    "exactly 1".
 
     Args:
         scores: (seeds, samples) or (samples,), fractions 0-1, no NaN.
@@ -84,14 +94,14 @@ def estimate(
     """
     table = _score_table(scores, clusters)
     value = float(table.mean())
-    samples, samples_df, num_clusters = cluster_variance(table.mean(axis=0), clusters)
-    seeds, known = _seed_component(table, seed_pool)
-    se, df = _combine([(samples, samples_df), *seeds])
-    low, high = _t_limits(value, se, df, level)
-    if num_clusters * min(value, 1 - value) < FEW_EVENTS or se == 0:
-        wilson_low, wilson_high = wilson(value, num_clusters, level)
-        low, high = min(low, wilson_low), max(high, wilson_high)
-    return Interval(value, max(low, 0.0), min(high, 1.0), se, df, seeds_unknown=not known)
+    samples, samples_df, _ = cluster_variance(table.mean(axis=0), clusters)
+    seeds = seed_part(table, clusters, seed_pool)
+    got = limits(value, [Component(samples, samples_df), seeds.component], level)
+    low, high = float(got.low), float(got.high)
+    trials = effective_trials(value, (high - low) / 2, table.shape[1], level)
+    wilson_low, wilson_high = wilson(value, trials, level)
+    low, high = min(low, wilson_low), max(high, wilson_high)
+    return Interval(value, max(low, 0.0), min(high, 1.0), float(got.se), float(got.df), not seeds.known)
 
 
 def paired_difference(
@@ -105,7 +115,7 @@ def paired_difference(
 
     Samples are paired: the cluster-robust variance is that of the per-sample differences of seed averages.
     Seeds are not: seed 0 of one encoder has nothing in common with seed 0 of another, so both seed components
-    are added. Where no difference varies, the interval allows for differing clusters that were not drawn.
+    are added. For small numbers see `difference_limits`.
 
     Args:
         a: (seeds, samples) or (samples,), fractions 0-1.
@@ -124,91 +134,146 @@ def paired_difference(
     >>> same.value, same.low == -same.high, same.high > 0, same.seeds_unknown
     (0.0, True, True, True)
     """
+    parts = difference_parts(a, b, clusters, seed_pool)
+    low, high, se, df, p = (float(x) for x in difference_limits(*parts[:4], level=level))
+    return Interval(parts.value, low, high, se, df, not parts.known, p)
+
+
+class DifferenceParts(NamedTuple):
+    """What the interval of a paired difference is made of."""
+
+    value: float
+    samples: Component
+    size: Size
+    seeds: list[Component]
+    known: bool
+    """Whether the training noise of both sides is known."""
+
+
+def difference_parts(
+    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedVariance | None = None
+) -> DifferenceParts:
+    """The difference a − b and the components of its variance; arguments as in `paired_difference`.
+
+    Raises:
+        ValueError: as in `estimate`, or the numbers of samples differ.
+    """
     left, right = _score_table(a, clusters), _score_table(b, clusters)
     value = float(left.mean() - right.mean())
     samples, samples_df, num_clusters = cluster_variance(left.mean(axis=0) - right.mean(axis=0), clusters)
-    seeds_left, known_left = _seed_component(left, seed_pool)
-    seeds_right, known_right = _seed_component(right, seed_pool)
-    se, df = _combine([(samples, samples_df), *seeds_left, *seeds_right])
-    low, high = _t_limits(value, se, df, level)
-    if samples == 0:
-        overlooked = wilson(0.0, num_clusters, level)[1]
-        low, high = min(low, value - overlooked * (1 + value)), max(high, value + overlooked * (1 - value))
-    return Interval(value, max(low, -1.0), min(high, 1.0), se, df, not (known_left and known_right))
+    ours, theirs = (seed_part(table, clusters, seed_pool) for table in (left, right))
+    size = Size(left.shape[1], num_clusters)
+    known = bool(ours.known and theirs.known)
+    return DifferenceParts(value, Component(samples, samples_df), size, joined(ours, theirs), known)
 
 
-def cluster_variance(per_sample: NDArray[Any], clusters: NDArray[Any]) -> tuple[float, float, int]:
-    """Cluster-robust variance of a mean: G/(G-1) · Σ_g (Σ_{i in g} (y_i − ȳ))² / n².
+def difference_limits(
+    value: Any,
+    samples: Component,
+    num: Size,
+    seeds: Sequence[Component],
+    *,
+    level: float = 0.95,
+    against: float = 0.0,
+) -> Limits:
+    """Interval and p of paired differences; the arithmetic of `paired_difference`, on one or on many.
 
-    With one sample a cluster this is the textbook s²/n. Degrees of freedom are the effective number of
-    clusters (Σ n_g)² / Σ n_g² (Kish 1965) less one: G − 1 for equal clusters, fewer when a few are large.
+    The t interval is joined with that of Agresti & Min (2005, Statistics in Medicine 24:729), who add half a
+    pair to each cell of the 2 × 2 table: two samples more, of differences 0 and, half each, ±1, here as
+    clusters of their own. With thousands of samples that changes nothing; with tens it keeps few discordant
+    samples from looking like certainty. Where no difference varies at all, room is left for as many differing
+    samples as may have been overlooked (Wilson's bound for none in n).
 
     Args:
-        per_sample: (samples,) values.
-        clusters: (samples,) labels.
+        value: (…) differences, -1 to 1.
+        samples: variance of `value` from the drawn clusters, and degrees of freedom, each (…).
+        num: samples and clusters behind `value`.
+        seeds: components of the seeds, each (…).
+        level: coverage.
+        against: the difference that p is of.
 
     Returns:
-        variance, degrees of freedom, number of clusters G; variance is infinite when G < 2.
-
-    >>> y = np.array([0.0, 1.0, 1.0, 0.0])
-    >>> variance, df, clusters = cluster_variance(y, np.arange(4))
-    >>> round(variance, 6) == round(float(y.var(ddof=1)) / 4, 6), round(df, 9), clusters
-    (True, 3.0, 4)
+        Limits of shape (…), clipped to [-1, 1].
     """
-    values = np.asarray(per_sample, dtype=np.float64)
-    member = np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(member).astype(np.float64)
-    num_clusters = len(sizes)
-    if num_clusters < 2:
-        return math.inf, 0.0, num_clusters
-    # A constant column must come out as exactly 0: the callers branch on it, and rounding would hide it.
-    centred = values - values.mean() if np.ptp(values) > 0 else np.zeros_like(values)
-    sums = np.bincount(member, weights=centred)
-    variance = num_clusters / (num_clusters - 1) * float(np.sum(sums**2)) / len(values) ** 2
-    return variance, max(float(sizes.sum() ** 2 / np.sum(sizes**2)) - 1, 1.0), num_clusters
+    plain = limits(value, [samples, *seeds], level, against)
+    more = num.samples + 2
+    centre = value * num.samples / more
+    variance = samples.variance * (num.samples / more) ** 2 + (1 + 2 * centre**2) / more**2
+    careful = limits(centre, [Component(variance, samples.df), *seeds], level, against)
+    overlooked = np.where(np.asarray(samples.variance) == 0, wilson(0.0, num.samples, level)[1], 0.0)
+    low = np.minimum(np.minimum(plain.low, careful.low), value - overlooked * (1 + value))
+    high = np.maximum(np.maximum(plain.high, careful.high), value + overlooked * (1 - value))
+    p = np.maximum(plain.p, careful.p)
+    return Limits(np.maximum(low, -1.0), np.minimum(high, 1.0), plain.se, plain.df, p)
 
 
-def seed_variance(scores: NDArray[Any]) -> SeedVariance:
-    """Variance between the means of the seeds of one encoder, S − 1 degrees of freedom.
+def limits(value: Any, components: Sequence[Component], level: float = 0.95, against: float = 0.0) -> Limits:
+    """Interval of a mean whose variance is a sum, and its two-sided p; see the module's text.
 
     Args:
-        scores: (seeds, samples).
+        value: (…).
+        components: each (…) or scalar; a variance may be 0, and infinite where it is unknown.
+        level: coverage.
+        against: the value that p is of.
 
-    >>> seed_variance(np.array([[1.0, 0.0], [1.0, 1.0]]))
-    SeedVariance(variance=0.125, df=1.0)
+    Returns:
+        Limits of shape (…), not clipped.
+
+    >>> got = limits(1.0, [Component(0.04, 10.0)])
+    >>> round(float(got.high), 4), round(float(got.df), 6)
+    (1.4456, 10.0)
+    >>> noisy, sure = Component(0.04, 2.0), Component(0.0001, 999.0)
+    >>> bool(limits(0.0, [noisy, sure]).high >= limits(0.0, [noisy]).high)
+    True
     """
-    means = np.asarray(scores, dtype=np.float64).mean(axis=1)
-    if len(means) < 2:
-        return SeedVariance(0.0, 0.0)
-    return SeedVariance(float(means.var(ddof=1)) if np.ptp(means) > 0 else 0.0, len(means) - 1.0)
+    shape = np.shape(value)
+    parts = [(np.broadcast_to(c.variance, shape), np.broadcast_to(c.df, shape)) for c in components]
+    total = np.sum([variance for variance, _ in parts], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = np.zeros(shape)
+        for part in components:
+            square = part.variance if part.mean_square is None else part.mean_square
+            weight = weight + np.asarray(square) ** 2 / part.df
+        df = np.where(total > 0, total**2 / weight, np.max([f for _, f in parts], axis=0))
+    known = np.isfinite(total)
+    df = np.where(known, np.maximum(df, 1.0), 1.0)
+    half, p = np.zeros(shape), np.zeros(shape)
+    for variance, freedom in [(total, df), *parts]:
+        error = np.sqrt(np.where(known, variance, 1.0))
+        half = np.maximum(half, special.stdtrit(freedom, 0.5 + level / 2) * error)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap = np.abs(np.asarray(value) - against)
+            away = np.where(error > 0, -gap / error, np.where(gap == 0, 0.0, -np.inf))
+        p = np.maximum(p, 2 * special.stdtr(freedom, away))
+    half, p = np.where(known, half, np.inf), np.where(known, p, 1.0)
+    se, df = np.where(known, np.sqrt(total), np.inf), np.where(known, df, 0.0)
+    return Limits(value - half, value + half, se, df, p)
 
 
-def pooled_seed_variance(encoders: Sequence[NDArray[Any]]) -> SeedVariance:
-    """Seed variance pooled over encoders of one task: Σ df·variance / Σ df (the pooled variance of ANOVA).
+def effective_trials(value: float, half: float, num_samples: int, level: float = 0.95) -> float:
+    """Independent trials whose normal interval would be as wide: share·(1 − share)·(z/half)².
 
-    Args:
-        encoders: one (seeds, samples) array an encoder; those with one seed add nothing.
-
-    >>> pooled_seed_variance([np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [0.0, 0.0]])])
-    SeedVariance(variance=0.0625, df=2.0)
+    The effective sample size of Korn & Graubard (1998, Survey Methodology 24:193), here with all
+    components of the variance; soft scores and several seeds make it larger than n, clusters smaller.
+    Where nothing varies, nothing tells the design's effect, and n counts.
     """
-    parts = [seed_variance(scores) for scores in encoders]
-    df = sum(part.df for part in parts)
-    return SeedVariance(sum(part.df * part.variance for part in parts) / df if df else 0.0, df)
+    if half == 0:
+        return float(num_samples)
+    return value * (1 - value) * (float(special.ndtri(0.5 + level / 2)) / half) ** 2
 
 
-def wilson(share: float, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927); (0, 1) without trials.
+def wilson(share: float, trials: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share (Wilson 1927); (0, 1) without trials. statsmodels computes it.
 
     >>> tuple(round(x, 4) for x in wilson(1.0, 10))
     (0.7225, 1.0)
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     if trials == 0:
         return 0.0, 1.0
-    z2 = float(special.ndtri(0.5 + level / 2)) ** 2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
-    return (0.0 if share == 0 else max(centre - half, 0.0)), (1.0 if share == 1 else min(centre + half, 1.0))
+    low, high = proportion_confint(share * trials, trials, alpha=1 - level, method="wilson")
+    return (0.0 if share == 0 else float(low)), (1.0 if share == 1 else float(high))
 
 
 def _score_table(scores: NDArray[Any], clusters: NDArray[Any]) -> Floats:
@@ -221,28 +286,3 @@ def _score_table(scores: NDArray[Any], clusters: NDArray[Any]) -> Floats:
     if not bool(np.all((table >= 0) & (table <= 1))):
         raise ValueError("every score must be a number between 0 and 1")
     return table
-
-
-def _seed_component(table: Floats, pool: SeedVariance | None) -> tuple[list[tuple[float, float]], bool]:
-    """The seeds' share of the variance of the mean as [(variance, df)], and whether it is known at all."""
-    num_seeds = len(table)
-    use_pool = pool is not None and pool.df > 0 and num_seeds < FEW_SEEDS
-    found = pool if use_pool and pool is not None else seed_variance(table)
-    return ([(found.variance / num_seeds, found.df)], True) if found.df > 0 else ([], False)
-
-
-def _combine(components: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Standard error and degrees of freedom (Σ V)² / Σ V²/df (Satterthwaite 1946)."""
-    total = sum(variance for variance, _ in components)
-    if not math.isfinite(total):
-        return math.inf, 0.0
-    weight = sum(variance**2 / df for variance, df in components if variance > 0)
-    return math.sqrt(total), (total**2 / weight if weight > 0 else min(df for _, df in components))
-
-
-def _t_limits(value: float, se: float, df: float, level: float) -> tuple[float, float]:
-    """Value ± t · se; everything when the standard error is unknown."""
-    if not math.isfinite(se):
-        return -math.inf, math.inf
-    half = float(special.stdtrit(df, 0.5 + level / 2)) * se
-    return value - half, value + half

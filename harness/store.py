@@ -28,9 +28,10 @@ from harness.cells import CONDITION_FIELDS, Entry, set_aside, submissions
 from harness.digest import canonical_json, digest_bytes
 from harness.errors import IntegrityError, ResourceError, StoreBusyError, UsageError
 from harness.records import Submission
-from harness.stats import SeedVariance, estimate, pooled_seed_variance
+from harness.stats import estimate
+from harness.variance import SeedVariance, pooled_seed_variance
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Version of harness/schema.sql; a database of another version is rebuilt by `eyechart ingest`."""
 SCHEMA = Path(__file__).with_name("schema.sql")
 CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
@@ -316,7 +317,7 @@ def _measure_task(
     }
     # A floor has little to learn from: its seed noise says nothing about the encoders', nor theirs about its.
     floors = {entry.encoder for entry in column if entry.run.submission.floor is not None}
-    pool = pooled_seed_variance([table for encoder, table in tables.items() if encoder not in floors])
+    pool = pooled_seed_variance([t for encoder, t in tables.items() if encoder not in floors], clusters)
     metrics = []
     for encoder, runs in cells.items():
         row = _metric_row(runs)
@@ -330,6 +331,7 @@ def _measure_task(
         "conditions": first.conditions,
         "seed_variance": pool.variance,
         "seed_df": pool.df,
+        "seed_total": pool.total,
     }
     return task, metrics
 

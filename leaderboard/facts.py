@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
-from harness.stats import SeedVariance
+from harness.variance import SeedVariance
 
 CellKey = tuple[str, str, str]
 """protocol, encoder, task."""

@@ -18,9 +18,9 @@ from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
 from harness.records import Metric, Protocol, Submission
-from harness.stats import SeedVariance
 from harness.store import open_store
 from harness.task import known_tasks, read_task
+from harness.variance import SeedVariance
 from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
 
 _METRIC_COLUMNS = (
@@ -73,7 +73,8 @@ def _read(
     ]
     columns = _rows(
         connection,
-        "SELECT protocol, task, suite, chance, seed_variance, seed_df FROM tasks ORDER BY protocol, task",
+        "SELECT protocol, task, suite, chance, seed_variance, seed_df, seed_total FROM tasks "
+        "ORDER BY protocol, task",
     )
     installed = set(known_tasks(tasks_dir))
     runs = _runs(connection)
@@ -84,7 +85,8 @@ def _read(
         runs=runs,
         scores=_score_tables(connection, metrics),
         seed_pools={
-            (c["protocol"], c["task"]): SeedVariance(c["seed_variance"], c["seed_df"]) for c in columns
+            (c["protocol"], c["task"]): SeedVariance(c["seed_variance"], c["seed_df"], c["seed_total"])
+            for c in columns
         },
         chances={(c["protocol"], c["task"]): c["chance"] for c in columns},
         tasks={c["task"]: read_task(c["task"], tasks_dir) for c in columns if c["task"] in installed},

@@ -48,7 +48,10 @@ LAYERS: list[set[str]] = [
     {"harness.bundle"},
     {"harness.duplicates"},
     # Pure arithmetic on arrays; below the store, whose view carries intervals.
+    {"harness.variance"},
     {"harness.stats"},
+    {"harness.comparison", "harness.bootstrap", "harness.simulation"},
+    {"harness.family"},
     {"harness.cells"},
     {"harness.store"},
     {"harness.pairs"},
@@ -91,8 +94,16 @@ EDGE = {
 # What the torch-free core must do without.
 BLOCKED = ["torch", "torchvision", "transformers", "datasets", "timm", "open_clip", "peft", "accelerate"]
 BLOCKED += ["lmms_eval", "vllm", "ray", "sklearn", "av", "safetensors", "tokenizers", "huggingface_hub"]
-TORCH_FREE = ["harness.bundle", "harness.store", "harness.stats", "harness.pairs", "harness.check"]
+TORCH_FREE = [
+    "harness.bundle",
+    "harness.store",
+    "harness.stats",
+    "harness.pairs",
+    "harness.check",
+    "harness.family",
+]
 TORCH_FREE += [
+    "harness.family",
     "harness.verify",
     "harness.cli",
     "harness.data_commands",

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
-from harness import stats
-from harness.stats import SeedVariance, estimate, paired_difference, pooled_seed_variance, seed_variance
+from harness import bootstrap, comparison, family, stats, variance
+from harness.stats import estimate, paired_difference
+from harness.variance import FEW_SEEDS, SeedVariance, pooled_seed_variance, seed_variance
 
 
 def draw(seed: int, seeds: int = 3, clusters: int = 60, size: int = 4) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -24,25 +25,34 @@ def draw(seed: int, seeds: int = 3, clusters: int = 60, size: int = 4) -> tuple[
 
 
 def test_the_doctests_hold() -> None:
-    failed, tried = doctest.testmod(stats)
-    assert tried >= 10
-    assert failed == 0
+    results = [doctest.testmod(module) for module in (stats, variance, comparison, family, bootstrap)]
+    assert sum(r.attempted for r in results) >= 25
+    assert sum(r.failed for r in results) == 0
 
 
 def test_singleton_clusters_and_one_seed_give_the_textbook_t_interval() -> None:
-    scores = draw(0, seeds=1)[0]
+    scores = draw(0, seeds=1, clusters=5000, size=1)[0]
     n = scores.size
     got = estimate(scores, np.arange(n))
     low, high = scipy_stats.t.interval(0.95, n - 1, scores.mean(), scipy_stats.sem(scores[0]))
-    assert got[:5] == pytest.approx((scores.mean(), low, high, scipy_stats.sem(scores[0]), n - 1))
+    assert (got.value, got.se, got.df) == pytest.approx((scores.mean(), scipy_stats.sem(scores[0]), n - 1))
+    # Joined with Wilson's, which moves towards one half.
+    assert got.low <= low
+    assert got.high >= high
+    assert got.high - got.low < 1.05 * (high - low)
     assert got.seeds_unknown
 
 
 def test_the_paired_difference_of_singletons_is_the_paired_t_interval() -> None:
-    a, b = draw(1, seeds=1)[0], draw(2, seeds=1)[0]
+    a, b = draw(1, seeds=1, clusters=5000)[0], draw(2, seeds=1, clusters=5000)[0]
     got = paired_difference(a, b, np.arange(a.size))
-    want = scipy_stats.ttest_rel(a[0], b[0]).confidence_interval(0.95)
-    assert (got.low, got.high) == pytest.approx((want.low, want.high))
+    test = scipy_stats.ttest_rel(a[0], b[0])
+    want = test.confidence_interval(0.95)
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), rel=1e-2)
+    assert (got.low, got.high) != (want.high, want.low)
+    assert got.low <= want.low < want.high <= got.high
+    assert got.p == pytest.approx(test.pvalue, rel=1e-2)
+    assert got.p >= test.pvalue
 
 
 @pytest.mark.parametrize(("right", "trials"), [(0, 10), (3, 10), (10, 10), (1, 1000)])
@@ -97,7 +107,7 @@ def test_one_large_cluster_costs_degrees_of_freedom() -> None:
 def test_seed_noise_widens_and_the_pool_stands_in_for_a_single_seed() -> None:
     scores, labels = draw(10)
     one = estimate(scores[:1], labels)
-    pooled = estimate(scores[:1], labels, SeedVariance(0.02**2, 20))
+    pooled = estimate(scores[:1], labels, SeedVariance(0.02**2, 20, 0.02**2))
     assert one.seeds_unknown
     assert not pooled.seeds_unknown
     assert pooled.se == pytest.approx(math.hypot(one.se, 0.02))
@@ -106,27 +116,28 @@ def test_seed_noise_widens_and_the_pool_stands_in_for_a_single_seed() -> None:
 
 
 def test_many_seeds_speak_for_themselves() -> None:
-    scores, labels = draw(11, seeds=stats.FEW_SEEDS)
+    scores, labels = draw(11, seeds=FEW_SEEDS)
     assert estimate(scores, labels, SeedVariance(0.1, 99)) == estimate(scores, labels)
 
 
 def test_the_pool_weighs_encoders_by_their_seeds() -> None:
-    three, two, one = draw(12)[0], draw(13, seeds=2)[0], draw(14, seeds=1)[0]
-    pool = pooled_seed_variance([three, two, one])
-    want = (2 * seed_variance(three).variance + seed_variance(two).variance) / 3
-    assert pool == pytest.approx((want, 3))
-    nothing = pooled_seed_variance([one])
-    assert nothing == (0, 0)
+    (three, labels), two, one = draw(12), draw(13, seeds=2)[0], draw(14, seeds=1)[0]
+    pool = pooled_seed_variance([three, two, one], labels)
+    parts = seed_variance(three, labels), seed_variance(two, labels)
+    want = (2 * parts[0].variance + parts[1].variance) / 3
+    assert pool[:2] == pytest.approx((want, 3))
+    nothing = pooled_seed_variance([one], labels)
+    assert nothing == (0, 0, 0)
     assert estimate(one, draw(14)[1], nothing).seeds_unknown
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 0.3])
 def test_a_constant_is_never_certain(level: float) -> None:
     got = estimate(np.full((3, 200), level), np.repeat(np.arange(100), 2))
-    assert got.high - got.low > 0.02
+    assert got.high - got.low > 0.01
     assert 0 <= got.low <= level <= got.high <= 1
     if level in (0, 1):
-        assert (got.low, got.high) == pytest.approx(stats.wilson(level, 100))
+        assert (got.low, got.high) == pytest.approx(stats.wilson(level, 200))
 
 
 def test_equal_answers_leave_room_for_an_overlooked_difference() -> None:
@@ -165,7 +176,7 @@ def test_intervals_cover_with_seeds_and_clusters(seeds: int, pool_of: int) -> No
 
     covered = naive = 0
     for _ in range(600):
-        pool = pooled_seed_variance([encoder(3) for _ in range(pool_of)]) if pool_of else None
+        pool = pooled_seed_variance([encoder(3) for _ in range(pool_of)], labels) if pool_of else None
         scores = encoder(seeds)
         got = estimate(scores, labels, pool)
         covered += got.low <= 0.65 <= got.high

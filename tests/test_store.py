@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from harness import cells, stats, store
+from harness import cells, stats, store, variance
 from harness.bundle import count_scores, find_bundles, write_bundle
 from harness.errors import IntegrityError, ResourceError, StoreBusyError, UsageError
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
@@ -152,8 +152,8 @@ def test_intervals_come_from_samples_clusters_and_pooled_seeds(root: Path, db: P
     for encoder in ("vit", "resnet", "blind"):
         sql = f"SELECT seed, score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
         tables[encoder] = np.array([score for _, score in query(db, sql)]).reshape(3, 60)
-    pool = stats.pooled_seed_variance([tables["vit"], tables["resnet"]])
-    assert query(db, "SELECT seed_variance, seed_df FROM tasks") == [pytest.approx(pool)]
+    pool = variance.pooled_seed_variance([tables["vit"], tables["resnet"]], clusters)
+    assert query(db, "SELECT seed_variance, seed_df, seed_total FROM tasks") == [pytest.approx(pool)]
     for encoder, want in [
         ("vit", stats.estimate(tables["vit"], clusters, pool)),
         ("resnet", stats.estimate(tables["resnet"], clusters, pool)),
