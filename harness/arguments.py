@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.argument_parser import Parser, add_places
+from harness.check_arguments import add_check
 from harness.index_arguments import add_index
 
 
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_score(commands)
 
     add_index(commands)
+    add_check(commands)
     _add_data(commands)
     _add_protocol(commands)
     _add_mini(commands)

@@ -9,6 +9,8 @@ for them.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +19,10 @@ from numpy.typing import NDArray
 from harness.variance import ClusterSizes, Floats
 
 REPLICATES = 10_000
-_CHUNK = 2_000_000
-"""Numbers drawn at a time where clusters do not collapse; bounds the memory."""
+_CHUNK = 50
+"""Replicates drawn from one stream of random numbers."""
+_RARE = 8
+"""Clusters of a cell with fewer than this are drawn one by one: that is cheaper than a binomial draw."""
 
 
 class Bootstrap(NamedTuple):
@@ -66,20 +70,37 @@ def paired_bootstrap(
     sums = np.bincount(sizes.member, weights=left - right)
     # Sums of tenths differ in the last bits by the order of addition; those are one cell.
     cells, counts = np.unique(np.stack([sums.round(9), sizes.counts]), axis=1, return_counts=True)
-    rng = np.random.default_rng(seed)
-    means = _collapsed(cells, counts, replicates, rng)
+    means = _collapsed(cells, counts, replicates, seed)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     value = float(sums.sum() / len(left))
     return Bootstrap(value, float(low), float(high), float(means.std(ddof=1)), len(counts))
 
 
-def _collapsed(cells: Floats, counts: NDArray[Any], replicates: int, rng: np.random.Generator) -> Floats:
-    """Means of the replicates, (replicates,)."""
+def _collapsed(cells: Floats, counts: NDArray[Any], replicates: int, seed: int) -> Floats:
+    """Means of the replicates, (replicates,); the same whatever the number of cores."""
+    chunks = [min(_CHUNK, replicates - start) for start in range(0, replicates, _CHUNK)]
+    streams = np.random.SeedSequence(seed).spawn(len(chunks))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        drawn = pool.map(lambda part: _draw(cells, counts, *part), zip(chunks, streams, strict=True))
+        return np.concatenate(list(drawn))
+
+
+def _draw(cells: Floats, counts: NDArray[Any], replicates: int, stream: np.random.SeedSequence) -> Floats:
+    """Common cells by one multinomial draw; clusters of rare cells, being few, one by one."""
+    rng = np.random.default_rng(stream)
+    common = counts >= _RARE
+    rare = np.repeat(cells[0, ~common] + 1j * cells[1, ~common], counts[~common])
     num_clusters = int(counts.sum())
-    per_chunk = max(_CHUNK // len(counts), 1)
-    found = []
-    for start in range(0, replicates, per_chunk):
-        drawn = rng.multinomial(num_clusters, counts / num_clusters, min(per_chunk, replicates - start))
-        weighed = drawn @ cells.T
-        found.append(weighed[:, 0] / weighed[:, 1])
-    return np.concatenate(found)
+    shares = np.append(counts[common], len(rare)) / num_clusters
+    drawn = rng.multinomial(num_clusters, shares, replicates)
+    sums, sizes = (drawn[:, :-1] @ row for row in cells[:, common])
+    of_rare = drawn[:, -1]
+    if len(rare):
+        kind = np.uint16 if len(rare) < 2**16 else np.int64
+        picked = rare[rng.integers(len(rare), size=int(of_rare.sum()), dtype=kind)]
+        # One entry more: a replicate without any would else have no beginning. Such a sum is 0.
+        starts = np.concatenate([[0], np.cumsum(of_rare)[:-1]])
+        each = np.where(of_rare > 0, np.add.reduceat(np.append(picked, 0), starts), 0)
+        sums, sizes = sums + each.real, sizes + each.imag
+    found: Floats = sums / sizes
+    return found

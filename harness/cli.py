@@ -35,6 +35,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import rehearsal_commands
 
         return rehearsal_commands.rehearse(arguments)
+    if arguments.command in {"compare", "check", "baseline"}:
+        from harness import check_commands
+
+        return check_commands.COMMANDS[arguments.command](arguments)
     from harness import checkpoint_commands, commands, index_commands
 
     table: dict[str, Command] = {

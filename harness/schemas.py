@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import protocol, submission, task
+from harness.baseline import Baseline
 from harness.fields import ANY, Rule, Rules
 from harness.files import write_json
+from harness.gate_records import CheckReport
 from harness.records import (
     SCHEMA_VERSION,
     Answer,
@@ -42,6 +44,7 @@ Schema = dict[str, Any]
 def all_schemas() -> dict[str, Schema]:
     """File name -> schema: the three inputs as people write them, then records as programs write them."""
     records = {"answer": Answer, "metric": Metric, "run": Run, "sample": Sample, "score": Score}
+    records |= {"baseline": Baseline, "check-report": CheckReport}
     schemas = {name: object_schema(cls, None) for name, cls in records.items()}
     schemas |= {"submission": _submission(), "protocol": _protocol(), "task-metadata": _task()}
     head = {"$schema": DIALECT}

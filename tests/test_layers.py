@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"harness.safetensors_header"},
     {"harness.submission", "harness.protocol", "harness.task"},
     {"harness.forecast"},
-    {"harness.prompts", "harness.schemas"},
+    {"harness.prompts"},
     {"harness.sample_tables"},
     {"harness.images"},
     {"harness.media", "harness.frame_pack"},
@@ -55,7 +55,12 @@ LAYERS: list[set[str]] = [
     {"harness.cells"},
     {"harness.store"},
     {"harness.pairs"},
+    {"harness.policy", "harness.gate_records"},
+    {"harness.gate_sides"},
     {"harness.check", "harness.verify", "leaderboard"},
+    {"harness.check_output"},
+    {"harness.baseline", "harness.compare_output"},
+    {"harness.self_test", "harness.schemas"},
     {"harness.answer_parts"},
     {"harness.answers"},
     {"harness.unit_scores"},
@@ -66,10 +71,10 @@ LAYERS: list[set[str]] = [
     {"harness.handover"},
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
-    | {"harness.protocol_commands", "harness.index_commands"},
+    | {"harness.protocol_commands", "harness.index_commands", "harness.check_commands"},
     {"harness.rehearsal_commands"},
     {"harness.argument_parser"},
-    {"harness.index_arguments"},
+    {"harness.index_arguments", "harness.check_arguments"},
     {"harness.arguments"},
     {"harness.cli"},
 ]
@@ -101,6 +106,8 @@ TORCH_FREE = [
     "harness.pairs",
     "harness.check",
     "harness.family",
+    "harness.check_commands",
+    "harness.self_test",
 ]
 TORCH_FREE += [
     "harness.family",

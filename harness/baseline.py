@@ -1,0 +1,223 @@
+"""The baseline: a small file in git that points at bundles by path and digest. It never moves by itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.bundle import read_bundle
+from harness.digest import digest_json
+from harness.errors import IntegrityError, UsageError
+from harness.files import read_json, write_json
+from harness.gate_sides import Side, bundle_folders, read_side
+from harness.record_json import record_from_json
+from harness.variance import SeedVariance, pooled_seed_variance
+
+BASELINE_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedPool:
+    """Seed variance of one task over the encoders of a board, when the baseline was set."""
+
+    variance: float
+    """Of the seeds' own effect on a mean score; squared fractions."""
+    df: float
+    total: float
+    """What `variance` was estimated from: between the seeds' means."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastBaseline:
+    """A baseline that was replaced."""
+
+    encoder: str
+    digest: str
+    """sha256 over its bundles' digests."""
+    set: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """The pointer file, docs/schemas/baseline.schema.json."""
+
+    schema_version: int
+    protocol: str
+    encoder: str
+    set: str
+    """Day it was set, ISO 8601."""
+    reason: str
+    """Why, in a person's words."""
+    bundles: dict[str, str]
+    """Folder relative to this file -> bundle digest."""
+    seed_pools: dict[str, SeedPool] = field(default_factory=dict)
+    """Task -> seed variance of the board; empty: none was given."""
+    history: tuple[PastBaseline, ...] = ()
+    """Earlier baselines, oldest first."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the bundles' digests."""
+        return digest_json(sorted(self.bundles.values()))
+
+    @property
+    def pools(self) -> dict[str, SeedVariance]:
+        """As `harness.check.check` takes them."""
+        return {task: SeedVariance(p.variance, p.df, p.total) for task, p in self.seed_pools.items()}
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read a pointer file.
+
+    Raises:
+        UsageError: no such file.
+        IntegrityError: not a pointer, or of another schema version.
+    """
+    if not path.is_file():
+        raise UsageError("no baseline", where=str(path), fix="run `eyechart baseline set FOLDER`")
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != BASELINE_SCHEMA_VERSION:
+        raise IntegrityError(
+            "schema version of the baseline",
+            where=str(path),
+            found=repr(version),
+            expected=str(BASELINE_SCHEMA_VERSION),
+        )
+    return record_from_json(Baseline, data, str(path))
+
+
+def resolve(path: Path, baseline: Baseline) -> Side:
+    """The side that a pointer names, every bundle verified against its digest.
+
+    Raises:
+        IntegrityError: a bundle is absent, damaged, or not the one pointed at.
+    """
+    folders = []
+    for place, digest in sorted(baseline.bundles.items()):
+        folder = path.parent / place
+        if not folder.is_dir():
+            raise IntegrityError(
+                "a bundle of the baseline is not here",
+                where=str(folder),
+                fix="fetch the results the pointer was set with",
+            )
+        found = read_bundle(folder).digest
+        if found != digest:
+            raise IntegrityError(
+                "not the bundle the baseline points at",
+                where=str(folder),
+                found=found[:16],
+                expected=digest[:16],
+            )
+        folders.append(folder)
+    return read_side(folders, baseline.protocol, "baseline")
+
+
+def make_baseline(
+    path: Path,
+    folders: Sequence[Path],
+    *,
+    protocol: str = "",
+    reason: str = "",
+    board: Sequence[Path] = (),
+    history: Sequence[PastBaseline] = (),
+) -> Baseline:
+    """Write a pointer at bundles.
+
+    Args:
+        path: the pointer file; paths in it are relative to its folder.
+        folders: where the bundles of the encoder lie.
+        protocol: which runs, where there are several.
+        reason: a person's words.
+        board: folders of results whose other encoders lend their seed variance.
+        history: earlier baselines, oldest first.
+
+    Raises:
+        UsageError, NotComparableError, IntegrityError: as `read_side`; incomplete runs are refused, too.
+    """
+    found = bundle_folders(folders)
+    side = read_side(found, protocol, "baseline")
+    lacking = [t for t, cell in side.cells.items() if cell.num_unscored]
+    if lacking:
+        raise UsageError("a baseline must be complete", where=side.encoder, found=f"{lacking[0]} is not")
+    used = {digest for cell in side.cells.values() for digest in cell.digests}
+    digests = {folder: read_bundle(folder).digest for folder in found}
+    made = Baseline(
+        schema_version=BASELINE_SCHEMA_VERSION,
+        protocol=side.protocol,
+        encoder=side.encoder,
+        set=dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        reason=reason,
+        bundles={
+            Path(os.path.relpath(folder, path.parent)).as_posix(): digest
+            for folder, digest in digests.items()
+            if digest in used
+        },
+        seed_pools=_pools(side, board),
+        history=tuple(history),
+    )
+    write_json(path, made)
+    return made
+
+
+def promote(
+    path: Path, old: Baseline, folders: Sequence[Path], reason: str, board: Sequence[Path]
+) -> Baseline:
+    """Point at other bundles and remember what was pointed at before; errors as `make_baseline`."""
+    past = PastBaseline(encoder=old.encoder, digest=old.digest, set=old.set, reason=old.reason)
+    return make_baseline(
+        path, folders, protocol=old.protocol, reason=reason, board=board, history=(*old.history, past)
+    )
+
+
+def _pools(side: Side, board: Sequence[Path]) -> dict[str, SeedPool]:
+    """Seed variance by task over the other encoders of a board that were measured under equal conditions."""
+    pools: dict[str, SeedPool] = {}
+    if not board:
+        return pools
+    others = board_sides(board, side.protocol, without=side.encoder)
+    for task, cell in side.cells.items():
+        alike = [o.cells[task] for o in others if task in o.cells]
+        alike = [c for c in alike if c.conditions == cell.conditions and c.samples == cell.samples]
+        tables = [c.scores for c in alike if not c.num_unscored]
+        pool = pooled_seed_variance(tables, cell.clusters)
+        if pool.df > 0:
+            pools[task] = SeedPool(**pool._asdict())
+    return pools
+
+
+def board_sides(roots: Sequence[Path], protocol: str, without: str = "") -> list[Side]:
+    """Every encoder of a protocol below folders of results, floors left out: their noise is another's."""
+    by_encoder: dict[str, list[Path]] = {}
+    for folder in bundle_folders(roots):
+        by_encoder.setdefault(folder.parent.name, []).append(folder)
+    sides = []
+    for encoder, folders in sorted(by_encoder.items()):
+        bundles = [read_bundle(folder) for folder in folders] if encoder != without else []
+        mine = [b.path for b in bundles if b.run.protocol == protocol and b.run.submission.floor is None]
+        if mine:
+            sides.append(read_side(mine, protocol, "board"))
+    return sides
+
+
+def describe(baseline: Baseline) -> dict[str, Any]:
+    """The pointer as a JSON object."""
+    return {**asdict(baseline), "digest": baseline.digest}
+
+
+def lines(baseline: Baseline) -> Sequence[str]:
+    """The pointer in words."""
+    pools: Mapping[str, SeedPool] = baseline.seed_pools
+    known = f"seed variance of {len(pools)} tasks from a board" if pools else "no seed variance of a board"
+    found = [
+        f"{baseline.encoder}, protocol {baseline.protocol}, set {baseline.set}"
+        + (f": {baseline.reason}" if baseline.reason else ""),
+        f"{len(baseline.bundles)} bundles, digest {baseline.digest[:16]}; {known}",
+    ]
+    return found + [f"before: {p.encoder}, set {p.set}, digest {p.digest[:16]}" for p in baseline.history]

@@ -1,0 +1,248 @@
+"""The CI gate: is a candidate worse than a baseline by more than a policy accepts, and beyond noise?
+
+Non-inferiority, task by task, on the same samples. With d the difference candidate − baseline, δ the margin
+and [low, high] the interval of `harness.stats`, seeds and clusters included:
+
+    pass          low > −δ: a loss of more than δ is excluded
+    regression    d < −δ and the one-sided p of "the true loss is at most δ" is below half of 1 − level, after
+                  Holm over all gating tasks: all of them together raise a false alarm that rarely
+    inconclusive  neither
+    not comparable, incomplete: nothing is computed, and the reason is named
+
+Pure: cells in, report out. Torch-free, and nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.comparison import compare, holm
+from harness.gate_records import CheckReport, SideSummary, TaskVerdict, Verdict
+from harness.gate_sides import Side, TaskCell, differences
+from harness.policy import Policy, TaskPolicy
+from harness.stats import DifferenceParts, Limits, difference_limits, difference_parts
+from harness.variance import Component, SeedVariance, pooled_seed_variance
+
+EXIT_CODES: dict[Verdict, int] = {
+    "pass": 0,
+    "regression": 1,
+    "inconclusive": 0,
+    "incomplete": 9,
+    "not-comparable": 12,
+}
+STRICT_INCONCLUSIVE = 11
+_ORDER: tuple[Verdict, ...] = ("regression", "not-comparable", "incomplete", "inconclusive", "pass")
+"""The whole verdict is the first of these that a gating task has."""
+_MOST_SEEDS, _MOST_SAMPLES = 100, 100
+"""How far `needs` looks: seeds a side, and times the samples."""
+
+
+def check(
+    baseline: Side,
+    candidate: Side,
+    rules: Mapping[str, TaskPolicy],
+    policy: Policy,
+    *,
+    strict: bool = False,
+    pools: Mapping[str, SeedVariance] | None = None,
+) -> CheckReport:
+    """Judge a candidate.
+
+    Args:
+        baseline: what is held against; its tasks are the ones judged.
+        candidate: what is judged.
+        rules: of every task of the baseline, margins filled in; `harness.policy.rules_of`.
+        policy: level and looks.
+        strict: inconclusive fails whatever the policy says.
+        pools: seed variance of tasks known from other encoders, as the baseline's pointer carries it.
+    """
+    strict = strict or policy.inconclusive == "fail"
+    found: list[TaskVerdict] = []
+    parts: dict[str, DifferenceParts] = {}
+    for task, cell in baseline.cells.items():
+        verdict, part = _compare_task(cell, candidate.cells.get(task), rules[task], (pools or {}).get(task))
+        found.append(verdict)
+        if part is not None:
+            parts[task] = part
+    found = _judge(found, parts, policy)
+    worst = min((v.verdict for v in found if v.importance == "gating"), key=_ORDER.index)
+    code = STRICT_INCONCLUSIVE if worst == "inconclusive" and strict else EXIT_CODES[worst]
+    return CheckReport(
+        verdict=worst,
+        exit_code=code,
+        strict=strict,
+        level=1 - policy.alpha,
+        policy_digest=policy.digest,
+        baseline=_summary(baseline),
+        candidate=_summary(candidate),
+        tasks=tuple(found),
+        notes=tuple(_notes(baseline, candidate)),
+    )
+
+
+def _summary(side: Side) -> SideSummary:
+    digests = sorted(d for cell in side.cells.values() for d in cell.digests)
+    return SideSummary(protocol=side.protocol, encoder=side.encoder, tier=side.tier, bundles=tuple(digests))
+
+
+def _notes(baseline: Side, candidate: Side) -> list[str]:
+    notes = []
+    extra = sorted(set(candidate.cells) - set(baseline.cells))
+    if extra:
+        notes.append(f"Not judged, since the baseline lacks them: {', '.join(extra)}.")
+    for task, cell in baseline.cells.items():
+        other = candidate.cells.get(task)
+        if other is not None and other.engines != cell.engines:
+            engines = f"{', '.join(cell.engines)} and {', '.join(other.engines)}"
+            notes.append(f"{task}: answers of baseline and candidate come from {engines}.")
+    shared = {d for c in baseline.cells.values() for d in c.digests}
+    if shared & {d for c in candidate.cells.values() for d in c.digests}:
+        notes.append("Baseline and candidate share bundles.")
+    return notes
+
+
+def _compare_task(
+    base: TaskCell, cand: TaskCell | None, rule: TaskPolicy, pool: SeedVariance | None
+) -> tuple[TaskVerdict, DifferenceParts | None]:
+    """Everything but the verdict where the two compare."""
+    head = TaskVerdict(
+        task=base.task, importance=rule.importance, verdict="incomplete", margin=rule.margin, reason=""
+    )
+    if cand is None:
+        return replace(head, reason="the candidate has no run of this task"), None
+    differing = differences(base.conditions, cand.conditions)
+    if base.samples != cand.samples:
+        differing.append("sample set")
+    elif base.prompts != cand.prompts:
+        differing.append("prompts")
+    if differing:
+        reason = f"baseline and candidate differ in {'; '.join(differing)}"
+        return replace(head, verdict="not-comparable", reason=reason), None
+    for side, cell in (("baseline", base), ("candidate", cand)):
+        if cell.num_unscored:
+            count = f"{cell.num_unscored:,} of {cell.num_expected:,} answers"
+            return replace(head, reason=f"{count} of the {side} are in error or missing"), None
+    known = pooled(base, cand, pool)
+    parts = difference_parts(cand.scores, base.scores, base.clusters, known)
+    found = compare(cand.scores, base.scores, base.clusters, known)
+    return (
+        replace(
+            head,
+            verdict="inconclusive",
+            baseline=float(base.scores.mean()),
+            candidate=float(cand.scores.mean()),
+            difference=found.interval.value,
+            p=found.interval.p,
+            only_candidate=found.only_a,
+            only_baseline=found.only_b,
+            num_samples=found.num_samples,
+            num_clusters=found.num_clusters,
+            seeds_candidate=found.seeds_a,
+            seeds_baseline=found.seeds_b,
+            detectable=found.detectable,
+        ),
+        parts,
+    )
+
+
+def pooled(base: TaskCell, cand: TaskCell, pool: SeedVariance | None) -> SeedVariance:
+    """Seed variance of both sides together, with that of other encoders where it is known."""
+    own = pooled_seed_variance([base.scores, cand.scores], base.clusters)
+    if pool is None or pool.df == 0:
+        return own
+    df = own.df + pool.df
+    variance, total = (
+        (own.df * mine + pool.df * others) / df
+        for mine, others in ((own.variance, pool.variance), (own.total, pool.total))
+    )
+    return SeedVariance(variance, df, total)
+
+
+def _judge(
+    found: Sequence[TaskVerdict], parts: Mapping[str, DifferenceParts], policy: Policy
+) -> list[TaskVerdict]:
+    """Intervals, Holm over the gating tasks (absent ones count as tests, too), verdicts and sentences."""
+    gating = [v.task for v in found if v.importance == "gating"]
+    raw = {v.task: _p_regression(parts[v.task], v.margin) if v.task in parts else 1.0 for v in found}
+    adjusted = dict(zip(gating, holm([raw[t] for t in gating]), strict=True))
+    judged = []
+    for verdict in found:
+        if verdict.task not in parts:
+            judged.append(verdict)
+            continue
+        p = float(adjusted.get(verdict.task, raw[verdict.task]))
+        judged.append(_verdict_of(verdict, parts[verdict.task], p, policy))
+    return judged
+
+
+def _p_regression(parts: DifferenceParts, margin: float) -> float:
+    """One-sided p of a true difference of −margin or better."""
+    p = float(difference_limits(*parts[:4], against=-margin).p)
+    return p / 2 if parts.value < -margin else 1 - p / 2
+
+
+def _verdict_of(
+    found: TaskVerdict, parts: DifferenceParts, p_regression: float, policy: Policy
+) -> TaskVerdict:
+    limits = difference_limits(*parts[:4], level=1 - policy.alpha)
+    low, high = float(limits.low), float(limits.high)
+    span = f"{_points(parts.value)} points [{_points(low)}, {_points(high)}]"
+    margin = f"the margin of {100 * found.margin:.3g} points"
+    needs = ""
+    verdict: Verdict
+    if not parts.known:
+        verdict = "inconclusive"
+        reason = f"{span}, and one seed a side says nothing about training noise"
+        needs = "at least 3 seeds a side, or a baseline that carries the seed variance of a board"
+    elif low > -found.margin:
+        verdict, reason = "pass", f"{span}: a loss beyond {margin} is excluded"
+    elif parts.value < -found.margin and p_regression < policy.alpha / 2:
+        verdict, reason = "regression", f"{span}: beyond {margin}, and beyond noise"
+    else:
+        verdict, reason = "inconclusive", f"{span} straddles {margin}"
+        needs = needed(parts, found.margin, 1 - policy.alpha, found)
+    return replace(
+        found,
+        verdict=verdict,
+        reason=reason,
+        needs=needs,
+        ci_low=low,
+        ci_high=high,
+        p_regression=p_regression,
+        real_but_tolerated=verdict == "pass" and high < 0,
+    )
+
+
+def needed(parts: DifferenceParts, margin: float, level: float, sizes: TaskVerdict) -> str:
+    """What would settle an inconclusive task if the difference stayed what it is, in words.
+
+    More seeds shrink the seeds' components by the number of seeds, more samples the samples' by theirs; the
+    part of the samples' variance that more seeds would average away too is left alone, so it is no promise.
+    """
+    gap = abs(parts.value + margin)
+    seeds = min(sizes.seeds_baseline or 1, sizes.seeds_candidate or 1)
+
+    def settles(more_seeds: float, more_samples: float) -> bool:
+        samples = Component(parts.samples.variance / more_samples, parts.samples.df * more_samples)
+        shrunk = [Component(c.variance / more_seeds, c.df, _over(c, more_seeds)) for c in parts.seeds]
+        got: Limits = difference_limits(parts.value, samples, parts.size, shrunk, level=level)
+        return bool(parts.value - got.low < gap if parts.value > -margin else got.high - parts.value < gap)
+
+    for count in range(seeds + 1, _MOST_SEEDS + 1):
+        if settles(count / seeds, 1):
+            return f"about {count} seeds a side would settle it"
+    for times in range(2, _MOST_SAMPLES + 1):
+        if settles(1, times):
+            return f"more seeds would not settle it; about {times * parts.size.samples:,} samples would"
+    return f"the difference is too close to the margin to be settled by {_MOST_SEEDS} seeds a side"
+
+
+def _over(component: Component, times: float) -> object:
+    return None if component.mean_square is None else component.mean_square / times
+
+
+def _points(fraction: float) -> str:
+    text = f"{100 * fraction:+.2f}" if math.isfinite(fraction) else "unknown"
+    return "0.00" if text in {"+0.00", "-0.00"} else text.replace("-", "−")

@@ -1,0 +1,197 @@
+"""Commands that hold encoders against each other: compare, check, baseline. Torch-free."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness.baseline import (
+    Baseline,
+    board_sides,
+    describe,
+    lines,
+    make_baseline,
+    promote,
+    read_baseline,
+    resolve,
+)
+from harness.check import check
+from harness.check_output import (
+    as_annotations,
+    as_badge,
+    as_json,
+    as_junit,
+    as_markdown,
+    as_text,
+    summary_line,
+)
+from harness.errors import UsageError
+from harness.files import write_atomic
+from harness.gate_records import CheckReport
+from harness.gate_sides import Side, bundle_folders, read_side
+from harness.home import RESULTS
+from harness.policy import Policy, read_policy, rules_of
+from harness.variance import SeedVariance, pooled_seed_variance
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Judge a candidate; the exit code is the verdict."""
+    if arguments.self_test:
+        return _self_test(arguments)
+    if arguments.baseline is None or not arguments.candidate:
+        raise UsageError("--baseline and --candidate are needed", fix="see `eyechart check --help`")
+    policy = read_policy(arguments.policy) if arguments.policy else Policy()
+    report = judge(arguments.baseline, arguments.candidate, policy, strict=arguments.strict)
+    print(as_json(report) if arguments.json else as_text(report))
+    _write_outputs(report, arguments)
+    return report.exit_code
+
+
+def _self_test(arguments: argparse.Namespace) -> int:
+    """Rates of the verdicts over splits of stored seeds."""
+    from harness.self_test import self_test, table, unpack
+
+    policy = read_policy(arguments.policy) if arguments.policy else Policy()
+    path: Path = arguments.self_test
+    sides = unpack(path) if path.is_file() else board_sides([path], arguments.protocol)
+    whole = max(sides, key=lambda side: min(len(c.seeds) for c in side.cells.values()))
+    rules = rules_of(policy, {task: cell.task_digest for task, cell in whole.cells.items()})
+    found = self_test(sides, rules, policy, splits=arguments.splits)
+    print(table(found))
+    return 0
+
+
+def judge(baseline: Path, candidate: Sequence[Path], policy: Policy, *, strict: bool = False) -> CheckReport:
+    """Read both sides and check.
+
+    Args:
+        baseline: a pointer file, or a folder of bundles.
+        candidate: folders of bundles.
+        policy: the declared rules.
+        strict: inconclusive fails.
+
+    Raises:
+        UsageError, IntegrityError, NotComparableError: see `read_side` and `rules_of`.
+    """
+    base, pools = read_reference(baseline)
+    other = read_side(bundle_folders(candidate), base.protocol, "candidate")
+    rules = rules_of(policy, {task: cell.task_digest for task, cell in base.cells.items()})
+    return check(base, other, rules, policy, strict=strict, pools=pools)
+
+
+def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedVariance]]:
+    """The side a pointer or a folder names, and the seed variance that the pointer carries."""
+    if path.is_dir():
+        return read_side(bundle_folders([path]), what="baseline"), {}
+    pointer = read_baseline(path)
+    return resolve(path, pointer), pointer.pools
+
+
+def _write_outputs(report: CheckReport, arguments: argparse.Namespace) -> None:
+    outputs: dict[str, Callable[[CheckReport], str | bytes]] = {
+        "json_file": lambda r: as_json(r) + "\n",
+        "junit": as_junit,
+        "markdown": as_markdown,
+        "badge": as_badge,
+    }
+    for name, make in outputs.items():
+        path = getattr(arguments, name)
+        if path is not None:
+            made = make(report)
+            write_atomic(path, made.encode() if isinstance(made, str) else made)
+    if arguments.github:
+        # Workflow commands are read from stdout; with --json they would spoil it.
+        stream = sys.stderr if arguments.json else sys.stdout
+        print("\n".join(as_annotations(report)), file=stream)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(as_markdown(report) + "\n")
+    if arguments.json:
+        print(summary_line(report), file=sys.stderr)
+
+
+def run_baseline(arguments: argparse.Namespace) -> int:
+    """Set, show or promote the baseline."""
+    path: Path = arguments.file
+    if arguments.part == "show":
+        found = read_baseline(path)
+        resolve(path, found)
+        print(json.dumps(describe(found), indent=1) if arguments.json else "\n".join(lines(found)))
+        return 0
+    if arguments.part == "set":
+        if path.exists():
+            raise UsageError(
+                "there is a baseline already", where=str(path), fix="use `eyechart baseline promote`"
+            )
+        made = make_baseline(
+            path,
+            arguments.bundles,
+            protocol=arguments.protocol,
+            reason=arguments.reason,
+            board=arguments.board,
+        )
+        print("\n".join(lines(made)))
+        return 0
+    return _promote(arguments, path, read_baseline(path))
+
+
+def _promote(arguments: argparse.Namespace, path: Path, old: Baseline) -> int:
+    policy = read_policy(arguments.policy) if arguments.policy else Policy()
+    report = judge(path, arguments.bundles, policy)
+    accepted = report.verdict == "pass" or (report.verdict == "inconclusive" and not report.strict)
+    if not accepted and not arguments.accept:
+        print(as_text(report))
+        print("eyechart: not promoted; --accept does it all the same, with a --reason", file=sys.stderr)
+        return report.exit_code
+    if not accepted and not arguments.reason:
+        raise UsageError("--accept needs a --reason", found=summary_line(report))
+    made = promote(path, old, arguments.bundles, arguments.reason, arguments.board)
+    print("\n".join(lines(made)))
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Two encoders side by side, for people."""
+    from harness.compare_output import compare_sides, comparison_json, comparison_text
+
+    roots = [root for root in arguments.results or [RESULTS] if root.is_dir()]
+    first, second = (_side(name, roots, arguments.protocol) for name in (arguments.a, arguments.b))
+    pools: dict[str, SeedVariance] = {}
+    by_id = not (Path(arguments.a).is_dir() or Path(arguments.b).is_dir())
+    if by_id and roots:
+        sides = board_sides(roots, first.protocol)
+        for task, cell in first.cells.items():
+            alike = [s.cells[task] for s in sides if task in s.cells]
+            alike = [c for c in alike if c.samples == cell.samples and c.conditions == cell.conditions]
+            pools[task] = pooled_seed_variance([c.scores for c in alike if not c.num_unscored], cell.clusters)
+    found = compare_sides(first, second, pools, replicates=arguments.bootstrap)
+    show = comparison_json if arguments.json else comparison_text
+    print(show(first, second, found))
+    return 0
+
+
+def _side(name: str, roots: Sequence[Path], protocol: str) -> Side:
+    path = Path(name)
+    if path.is_dir():
+        return read_side(bundle_folders([path]), protocol, f"bundles of {name}")
+    if path.suffix == ".json":
+        return read_reference(path)[0]
+    folders = [f for root in roots for f in sorted(root.glob(f"*/{name}")) if f.is_dir()]
+    if protocol:
+        folders = [f for f in folders if f.parent.name == protocol]
+    if not folders:
+        shown = ", ".join(str(r) for r in roots) or str(RESULTS)
+        raise UsageError("no such encoder", found=name, where=shown, expected="an id, or a folder of bundles")
+    return read_side(bundle_folders(folders), protocol, f"bundles of {name}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "compare": run_compare,
+    "check": run_check,
+    "baseline": run_baseline,
+}

@@ -1,0 +1,219 @@
+"""One side of a comparison, read from bundles: scores by task, and all that must be equal to compare."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harness.bundle import COMMIT, MANIFEST, Bundle, read_bundle
+from harness.cells import REFERENCE_ENGINE
+from harness.digest import digest_json
+from harness.errors import IntegrityError, NotComparableError, UsageError
+from harness.variance import Floats
+
+CONDITIONS = {
+    "protocol": "protocol",
+    "protocol_version": "protocol version",
+    "suite": "suite",
+    "recipes": "recipe",
+    "task_digest": "task",
+    "dataset_digest": "dataset",
+    "split": "split",
+    "metric": "metric",
+    "dtype": "dtype",
+    "llm_revision": "language model",
+}
+"""Field of Run -> what a person calls it, in the order in which a difference is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCell:
+    """One encoder on one task, all its seeds."""
+
+    task: str
+    conditions: Mapping[str, str]
+    """What two cells must share: the recipe digests one by one, the scorer, and `CONDITIONS`."""
+    samples: str
+    """sha256 over sample ids and clusters."""
+    prompts: str
+    """sha256 over the prompt hashes."""
+    task_digest: str
+    seeds: tuple[int, ...]
+    engines: tuple[str, ...]
+    num_expected: int
+    """Over all seeds."""
+    num_unscored: int
+    """In error or missing, over all seeds; more than none blocks a comparison."""
+    num_unparsed: int
+    clusters: NDArray[Any]
+    """(samples,) number of each sample's cluster."""
+    scores: Floats
+    """(seeds, samples); NaN where a sample has none."""
+    digests: tuple[str, ...]
+    """Bundle digests, by seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What was measured of one encoder under one protocol."""
+
+    protocol: str
+    encoder: str
+    title: str
+    cells: Mapping[str, TaskCell]
+    tier: str
+    """Of the least trusted run."""
+
+
+def bundle_folders(paths: Iterable[Path]) -> list[Path]:
+    """Bundles at or below the given folders, sorted; a folder with a manifest and no COMMIT counts too.
+
+    Raises:
+        UsageError: a path is no folder, or there is no bundle.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError("no such folder of bundles", where=str(path))
+        marks = [*path.rglob(COMMIT), *path.rglob(MANIFEST)]
+        found.update(m.parent for m in marks if not any(p.startswith(".") for p in m.relative_to(path).parts))
+    if not found:
+        shown = ", ".join(str(p) for p in paths)
+        raise UsageError(
+            "no bundles", where=shown, expected="folders that `eyechart run` wrote below its results"
+        )
+    return sorted(found)
+
+
+def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles") -> Side:
+    """Read and verify one side.
+
+    Args:
+        folders: bundles.
+        protocol: only these runs; "": there must be one protocol.
+        what: the side's name, for errors.
+
+    Raises:
+        IntegrityError: a bundle fails verification.
+        UsageError: more than one encoder.
+        NotComparableError: several protocols and none chosen, none of the protocol, or one task measured
+            under two sets of conditions.
+    """
+    bundles = [read_bundle(folder) for folder in folders]
+    held = sorted({b.run.protocol for b in bundles})
+    if not protocol and len(held) > 1:
+        raise NotComparableError(f"several protocols in the {what}", found=", ".join(held))
+    mine = [b for b in bundles if b.run.protocol == (protocol or held[0])]
+    if not mine:
+        raise NotComparableError(
+            f"other protocol than the baseline's, in the {what}", found=", ".join(held), expected=protocol
+        )
+    encoders = sorted({b.run.submission.id for b in mine})
+    if len(encoders) > 1:
+        raise UsageError(
+            f"several encoders in the {what}", found=", ".join(encoders), fix="give the folder of one"
+        )
+    by_task: dict[str, list[Bundle]] = defaultdict(list)
+    for bundle in mine:
+        by_task[bundle.run.task].append(bundle)
+    tiers = ("re-run", "re-scored", "self-reported")
+    return Side(
+        protocol=mine[0].run.protocol,
+        encoder=encoders[0],
+        title=mine[0].run.submission.title,
+        cells={task: _cell(task, of_task, what) for task, of_task in sorted(by_task.items())},
+        tier=max((b.run.tier for b in mine), key=tiers.index),
+    )
+
+
+def _cell(task: str, bundles: list[Bundle], what: str) -> TaskCell:
+    chosen = _one_a_seed(bundles)
+    first = chosen[0]
+    conditions = _conditions(first)
+    samples, clusters = _samples(first)
+    for other in chosen[1:]:
+        differing = differences(conditions, _conditions(other))
+        if differing:
+            raise NotComparableError(
+                f"the {what} hold {task} under two sets of conditions",
+                where=str(other.path),
+                found=differing[0],
+            )
+        if _samples(other)[0] != samples or _prompts(other) != _prompts(first):
+            raise IntegrityError("seeds of one task hold other samples", where=str(other.path))
+    return TaskCell(
+        task=task,
+        conditions=conditions,
+        samples=samples,
+        prompts=_prompts(first),
+        task_digest=first.run.task_digest,
+        seeds=tuple(b.run.seed for b in chosen),
+        engines=tuple(sorted({b.run.engine for b in chosen})),
+        num_expected=sum(b.run.counts.num_expected for b in chosen),
+        num_unscored=sum(b.run.counts.num_error + b.run.counts.num_missing for b in chosen),
+        num_unparsed=sum(b.run.counts.num_unparsed for b in chosen),
+        clusters=clusters,
+        scores=np.stack([_scores(b) for b in chosen]),
+        digests=tuple(b.digest for b in chosen),
+    )
+
+
+def _one_a_seed(bundles: list[Bundle]) -> list[Bundle]:
+    """By seed: a complete run before another, the reference engine's, the smallest digest."""
+    best: dict[int, Bundle] = {}
+
+    def order(bundle: Bundle) -> tuple[bool, bool, str]:
+        counts = bundle.run.counts
+        unscored = counts.num_error + counts.num_missing > 0
+        return unscored, bundle.run.engine != REFERENCE_ENGINE, bundle.digest
+
+    for bundle in sorted(bundles, key=order):
+        best.setdefault(bundle.run.seed, bundle)
+    return [best[seed] for seed in sorted(best)]
+
+
+def _conditions(bundle: Bundle) -> dict[str, str]:
+    run = bundle.run
+    found = {label: str(getattr(run, name)) for name, label in CONDITIONS.items() if name != "recipes"}
+    found |= {f"{name} recipe": digest for name, digest in sorted(run.recipes.items())}
+    return found | {"scorer": bundle.scorer_digest}
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Conditions that differ, as "name: ours, theirs", digests cut to what a person compares."""
+    names = [*ours, *(n for n in theirs if n not in ours)]
+    pairs = [(n, ours.get(n, "none"), theirs.get(n, "none")) for n in names]
+    return [f"{name}: {a[:16]}, {b[:16]}" for name, a, b in pairs if a != b]
+
+
+def _samples(bundle: Bundle) -> tuple[str, NDArray[Any]]:
+    """Digest over ids and clusters; cluster of each sample as a number."""
+    table = bundle.score_table
+    codes = table["cluster"].combine_chunks().dictionary_encode().indices
+    return digest_json([_digest(table["sample_id"]), _digest(table["cluster"])]), np.asarray(codes)
+
+
+def _prompts(bundle: Bundle) -> str:
+    return _digest(bundle.answer_table["prompt_hash"])
+
+
+def _digest(column: pa.ChunkedArray) -> str:
+    """sha256 over the lengths and texts of a column of strings without nulls."""
+    lengths = np.asarray(pc.binary_length(column), dtype=np.int64)
+    text = (
+        pc.binary_join(pa.array([column.combine_chunks().to_pylist()]), "")[0].as_py() if len(column) else ""
+    )
+    return hashlib.sha256(lengths.tobytes() + text.encode()).hexdigest()
+
+
+def _scores(bundle: Bundle) -> Floats:
+    return np.asarray(bundle.score_table["score"].to_numpy(), dtype=np.float64)
