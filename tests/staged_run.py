@@ -116,7 +116,7 @@ class Command:
     def finish(self) -> str:
         """Carry it out to the end; returns what it said on stderr."""
         child = self.start()
-        out, err = child.communicate(timeout=300)
+        out, err = child.communicate(timeout=900)
         assert child.returncode == 0, err
         assert out.startswith(f"{UNITS} bundles in "), out
         assert not list(self.home.root.rglob(".tmp-*")), "a half-written file was left"

@@ -181,15 +181,13 @@ def test_many_tasks_do_not_add_up_to_false_alarms() -> None:
     """Twenty tasks without any loss, margin 0: Holm keeps the whole at 2.5 %, and single tests do not."""
     whole = single = 0
     rules = {f"t{i:02}": TaskPolicy(margin=0.0) for i in range(20)}
-    for world in range(60):
+    for world in range(40):
         sides = [_side(world * 2 + k, list(rules)) for k in range(2)]
         whole += check(*sides, rules, Policy()).verdict == "regression"
-        single += any(
-            check(*(_only(side, task) for side in sides), {task: rules[task]}, Policy()).verdict
-            == "regression"
-            for task in rules
-        )
-    assert whole <= 4
+        for task in rules:
+            alone = check(*(_only(side, task) for side in sides), {task: rules[task]}, Policy())
+            single += alone.verdict == "regression"
+    assert whole <= 3
     assert single >= 3 * max(whole, 2)
 
 
