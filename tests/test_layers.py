@@ -50,8 +50,14 @@ LAYERS: list[set[str]] = [
     # Pure arithmetic on arrays; below the store, whose view carries intervals.
     {"harness.stats"},
     {"harness.cells"},
-    {"harness.store"},
+    # Pairs are read without the store; their rows are in it.
     {"harness.pairs"},
+    {"harness.pair_rows"},
+    {"harness.store_files"},
+    {"harness.store"},
+    {"harness.row_formats"},
+    {"harness.query"},
+    {"harness.export_board"},
     {"harness.check", "harness.verify", "leaderboard"},
     {"harness.answer_parts"},
     {"harness.answers"},
@@ -91,7 +97,15 @@ EDGE = {
 # What the torch-free core must do without.
 BLOCKED = ["torch", "torchvision", "transformers", "datasets", "timm", "open_clip", "peft", "accelerate"]
 BLOCKED += ["lmms_eval", "vllm", "ray", "sklearn", "av", "safetensors", "tokenizers", "huggingface_hub"]
-TORCH_FREE = ["harness.bundle", "harness.store", "harness.stats", "harness.pairs", "harness.check"]
+TORCH_FREE = [
+    "harness.query",
+    "harness.export_board",
+    "harness.bundle",
+    "harness.store",
+    "harness.stats",
+    "harness.pairs",
+    "harness.check",
+]
 TORCH_FREE += [
     "harness.verify",
     "harness.cli",
