@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.argument_parser import Parser, add_places
 from harness.check_arguments import add_check
-from harness.index_arguments import add_index
+from harness.index_arguments import add_board, add_index
 
 
 def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -144,7 +144,9 @@ def _add_checkpoint(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write a measured model for other programs")
+    export = commands.add_parser(
+        "export", help="write a measured model, or the whole board, for other programs"
+    )
     parts = export.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="PART")
     text = "encoder, trained adapter and language model as one LLaVA checkpoint of transformers"
     model = parts.add_parser("model", help=text, description=text)
@@ -154,6 +156,7 @@ def _add_export(commands: Any) -> None:
     model.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
     model.add_argument("--json", action="store_true", help="print a JSON object")
     add_places(model)
+    add_board(parts)
 
 
 def _add_data(commands: Any) -> None:

@@ -31,6 +31,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import protocol_commands
 
         return protocol_commands.run_part(arguments)
+    if arguments.command == "export" and arguments.part == "board":
+        from harness import index_commands
+
+        return index_commands.write_board(arguments)
     if arguments.command == "rehearsal":
         from harness import rehearsal_commands
 

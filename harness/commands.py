@@ -179,6 +179,7 @@ def score(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     """Measure the example checkpoint as a submitter would, beside the results of record."""
     from harness.mini.members import WEIGHTS
+    from harness.pairs import read_pairs
     from harness.plan import make_plan
     from harness.store import ingest
     from leaderboard.build import build_site
@@ -195,9 +196,9 @@ def demo(arguments: argparse.Namespace) -> int:
     carry_out(made, results)
     roots = [root for root in (RESULTS, results) if root.is_dir()]
     database = home.root / "demo.duckdb"
-    ingest(database, *roots)
-    pairs = RESULTS / "pairs.toml"
-    report = build_site(database, arguments.site, pairs if pairs.is_file() else None)
+    pairs = RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None
+    ingest(database, *roots, pairs=read_pairs(pairs) if pairs else ())
+    report = build_site(database, arguments.site, pairs)
     print(_demo_table(database, made.subject.submission.id))
     print(
         "The mini suite is a toy world: a demonstration and a regression instrument, "

@@ -1,7 +1,8 @@
-"""The command line's words for what rests on bundles: index and site. Nothing here needs torch."""
+"""The command line's words for what rests on bundles: index, its contents, site. Nothing here needs torch."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from harness.argument_parser import add_places
 
 
 def add_index(commands: Any) -> None:
-    """Add the commands that read bundles: ingest, publish."""
+    """Add the commands that read bundles: ingest, query, publish."""
     _add_ingest(commands)
+    _add_query(commands)
     _add_publish(commands)
 
 
@@ -23,14 +25,44 @@ def _add_ingest(commands: Any) -> None:
         metavar="DIR",
         help="folders of bundles (default: results here and below the home folder)",
     )
-    ingest.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
+    _add_database(ingest)
+    ingest.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
+    ingest.add_argument(
+        "--rebuild", action="store_true", help="remove the database first, in whatever state it is"
+    )
     ingest.add_argument("--json", action="store_true", help="print a JSON object")
     add_places(ingest)
 
 
+def _add_query(commands: Any) -> None:
+    text = "ask the index in SQL, read-only"
+    query = commands.add_parser("query", help=text, description=text)
+    query.add_argument("sql", metavar="SQL", help="one statement that reads, e.g. FROM leaderboard")
+    query.add_argument(
+        "--format", default="table", choices=("table", "csv", "json", "parquet"), help="default: table"
+    )
+    query.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    _add_database(query)
+    add_places(query)
+
+
+def add_board(parts: Any) -> None:
+    """Add `export board`."""
+    text = "every table and view of the index as CSV, JSON and Parquet"
+    board = parts.add_parser("board", help=text, description=text)
+    board.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    _add_database(board)
+    board.add_argument("--json", action="store_true", help="print a JSON object")
+    add_places(board)
+
+
+def _add_database(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
+
+
 def _add_publish(commands: Any) -> None:
     publish = commands.add_parser("publish", help="build the static site from the index")
-    publish.add_argument("--db", type=Path, help="database (default: eyechart.duckdb below the home folder)")
+    _add_database(publish)
     publish.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
     publish.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
     publish.add_argument("--json", action="store_true", help="print a JSON object")

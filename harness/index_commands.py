@@ -1,10 +1,12 @@
-"""Commands that read bundles and what is made of them: index and site. Torch-free."""
+"""Commands that read bundles and what is made of them: index, its contents, site. Torch-free."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from harness.errors import UsageError
 from harness.home import RESULTS, find_home
@@ -13,13 +15,20 @@ from harness.tables import spell_bytes
 
 def ingest_results(arguments: argparse.Namespace) -> int:
     """Verify bundles and load them."""
+    from harness.pairs import read_pairs
     from harness.store import ingest
 
     home = find_home(arguments.home)
     roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
     if not roots:
         raise UsageError("no results to ingest", expected=f"{RESULTS} or {home.results}")
-    report = ingest(arguments.db or home.database, *roots)
+    declared = arguments.pairs or _own_pairs()
+    report = ingest(
+        arguments.db or home.database,
+        *roots,
+        pairs=read_pairs(declared) if declared else (),
+        rebuild=arguments.rebuild,
+    )
     left_out = ("set_aside", "incomplete", "uncommitted")
     if arguments.json:
         print(
@@ -45,12 +54,61 @@ def ingest_results(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _own_pairs() -> Path | None:
+    path = RESULTS / "pairs.toml"
+    return path if path.is_file() else None
+
+
+def query(arguments: argparse.Namespace) -> int:
+    """Answer one SQL statement."""
+    from harness.files import atomic_file
+    from harness.query import query_store, spell_table
+    from harness.row_formats import write_rows
+
+    if arguments.format == "parquet" and arguments.out is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal", fix="add --out FILE, or send the output elsewhere")
+    database = arguments.db or find_home(arguments.home).database
+    with query_store(database, arguments.sql) as rows:
+        if arguments.format == "table":
+            text = spell_table(rows)
+            if arguments.out is None:
+                print(text)
+                return 0
+            with atomic_file(arguments.out) as file:
+                file.write(f"{text}\n".encode())
+        elif arguments.out is None:
+            write_rows(arguments.format, sys.stdout.buffer, rows.schema, rows.batches)
+            sys.stdout.buffer.flush()
+            return 0
+        else:
+            with atomic_file(arguments.out) as file:
+                count = write_rows(arguments.format, file, rows.schema, rows.batches)
+            print(f"{count:,} {'row' if count == 1 else 'rows'} in {arguments.out}")
+    return 0
+
+
+def write_board(arguments: argparse.Namespace) -> int:
+    """Write every table and view of the index for other programs."""
+    from harness.export_board import export_board
+
+    report = export_board(arguments.db or find_home(arguments.home).database, arguments.to)
+    if arguments.json:
+        counts = {"tables": report.num_tables, "rows": report.num_rows, "bytes": report.num_bytes}
+        print(json.dumps({"path": str(report.folder), **counts}, indent=1))
+    else:
+        print(
+            f"{report.num_tables} tables and views, {report.num_rows:,} rows, "
+            f"{spell_bytes(report.num_bytes)} in {report.folder}"
+        )
+    return 0
+
+
 def publish(arguments: argparse.Namespace) -> int:
     """Build the static site."""
     from leaderboard.build import build_site
 
     home = find_home(arguments.home)
-    pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
+    pairs = arguments.pairs or _own_pairs()
     own = sorted(home.protocols.glob("*.toml"))
     report = build_site(arguments.db or home.database, arguments.site, pairs, protocols=own)
     if arguments.json:
@@ -62,4 +120,8 @@ def publish(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"ingest": ingest_results, "publish": publish}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "ingest": ingest_results,
+    "query": query,
+    "publish": publish,
+}

@@ -109,6 +109,36 @@ CREATE TABLE metrics (
     PRIMARY KEY (protocol, encoder, task)
 );
 
+-- Pairs of encoders as results/pairs.toml declares them, measured or not.
+CREATE TABLE declared_pairs (
+    a VARCHAR NOT NULL,
+    b VARCHAR NOT NULL,
+    held_equal VARCHAR[] NOT NULL,
+    differs VARCHAR[] NOT NULL,
+    note VARCHAR NOT NULL,
+    PRIMARY KEY (a, b)
+);
+
+-- One row a pair and task on which both arms are complete: a less b, sample by sample.
+CREATE TABLE pair_differences (
+    protocol VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    a VARCHAR NOT NULL,
+    b VARCHAR NOT NULL,
+    difference DOUBLE NOT NULL,
+    ci_low DOUBLE NOT NULL,
+    ci_high DOUBLE NOT NULL,
+    se DOUBLE,
+    df DOUBLE,
+    p DOUBLE,
+    only_a BIGINT NOT NULL,
+    only_b BIGINT NOT NULL,
+    num_samples BIGINT NOT NULL,
+    num_clusters BIGINT NOT NULL,
+    detectable DOUBLE,
+    PRIMARY KEY (protocol, task, a, b)
+);
+
 CREATE VIEW leaderboard AS
 SELECT m.protocol, m.encoder, e.family, e.side, m.task, m.split, m.metric, m.value, m.ci_low, m.ci_high,
     m.num_seeds, m.num_expected, m.num_scored, m.num_unparsed, m.num_error, m.num_missing, m.tier
@@ -132,3 +162,24 @@ ORDER BY r.protocol, r.task, r.encoder, r.seed, c.stage;
 CREATE VIEW receipts AS
 SELECT protocol, encoder, task, seed, bundle_digest, run_key, path, tier, receipt
 FROM runs WHERE counted ORDER BY protocol, task, encoder, seed;
+
+CREATE VIEW pairs AS
+SELECT d.*, p.held_equal, p.differs, p.note
+FROM pair_differences AS d JOIN declared_pairs AS p USING (a, b)
+ORDER BY d.protocol, d.task, d.a, d.b;
+
+-- The samples that one arm of a pair has right and the other has not. Scores are added in the order of the
+-- seeds: a sum of fractions depends on its order, and "right" is a threshold.
+CREATE VIEW flips AS
+WITH means AS (
+    SELECT protocol, task, encoder, sample_id, min(cluster) AS cluster,
+        list_sum(list(score ORDER BY seed)) / count(*) AS score
+    FROM samples GROUP BY protocol, task, encoder, sample_id
+)
+SELECT d.protocol, d.task, d.a, d.b, x.sample_id, x.cluster, x.score AS score_a, y.score AS score_b,
+    CASE WHEN x.score >= 0.5 THEN 'a' ELSE 'b' END AS right_side
+FROM pair_differences AS d
+JOIN means AS x ON (x.protocol, x.task, x.encoder) = (d.protocol, d.task, d.a)
+JOIN means AS y ON (y.protocol, y.task, y.encoder, y.sample_id) = (d.protocol, d.task, d.b, x.sample_id)
+WHERE (x.score >= 0.5) <> (y.score >= 0.5)
+ORDER BY d.protocol, d.task, d.a, d.b, x.sample_id;

@@ -6,12 +6,8 @@ so readers always see a finished database and never wait. Readers open read-only
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,19 +22,32 @@ from numpy.typing import NDArray
 from harness.bundle import Bundle, check_place, find_bundles, find_uncommitted, read_bundle, run_key
 from harness.cells import CONDITION_FIELDS, Entry, set_aside, submissions
 from harness.digest import canonical_json, digest_bytes
-from harness.errors import IntegrityError, ResourceError, StoreBusyError, UsageError
+from harness.errors import IntegrityError, UsageError
+from harness.pair_rows import declared_rows, difference_rows
+from harness.pairs import Pair
 from harness.records import Submission
 from harness.stats import estimate
+from harness.store_files import (
+    CONFIG,
+    STORE_VERSION,
+    open_store,
+    remove_database,
+    replace_database,
+    write_error,
+    writer_lock,
+)
 from harness.variance import SeedVariance, pooled_seed_variance
 
-STORE_VERSION = 2
-"""Version of harness/schema.sql; a database of another version is rebuilt by `eyechart ingest`."""
+__all__ = ["STORE_VERSION", "IngestReport", "ingest", "open_store"]
+
 SCHEMA = Path(__file__).with_name("schema.sql")
-CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
+WRITER = {**CONFIG, "threads": "1"}
+"""The writer computes in one thread: an insert is too short to be shared; waiting costs more than working."""
+BULK_ROWS = 50_000
+"""Samples that one statement inserts: some forty bundles of the mini suite."""
 COUNTS = ("num_expected", "num_scored", "num_unparsed", "num_error", "num_missing")
 TIERS = ("re-run", "re-scored", "self-reported")
 """Most to least trusted; a cell has the tier of its least trusted run."""
-REBUILD = "delete the file and run `eyechart ingest`: it is rebuilt from the bundles"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,125 +67,59 @@ class IngestReport:
 
 
 def ingest(
-    db: Path, *results_roots: Path, progress: Callable[[int, int], None] | None = None
+    db: Path,
+    *results_roots: Path,
+    pairs: Sequence[Pair] = (),
+    rebuild: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Verify every bundle below the roots and make the database that holds exactly these.
+
+    What lies under the database's name is never read, so that its state and its version do not matter.
 
     Args:
         db: the database; replaced in one rename once the new one is whole.
         results_roots: folders with <protocol>/<encoder>/<run key>/. Which root a bundle lies in does not
             matter; the same bundle in two of them counts once.
+        pairs: declared pairs, see `harness.pairs.read_pairs`.
+        rebuild: remove the old database first, instead of keeping it until the new one is whole.
         progress: called with (bundles read, bundles in all).
 
     Raises:
-        UsageError: a root does not exist.
-        StoreBusyError: another process ingests into this database; names its pid.
+        UsageError: a root does not exist, or the database is a folder.
+        StoreBusyError: another process ingests into this database; names that process.
         IntegrityError: a bundle fails verification; the old database stays as it was.
         ResourceError: the disk is full.
     """
     for root in results_roots:
         if not root.is_dir():
             raise UsageError("no such folder of results", where=str(root))
+    if db.is_dir():
+        raise UsageError("the database is a folder", where=str(db), fix="name a file")
     new = db.with_name(db.name + ".new")
-    with _writer_lock(db):
-        _remove(new)
+    with writer_lock(db):
         try:
-            connection = duckdb.connect(str(new), config=dict(CONFIG))
+            remove_database(new)
+            if rebuild:
+                remove_database(db)
+            connection = duckdb.connect(str(new), config=dict(WRITER))
             try:
-                report = _fill(connection, db, results_roots, progress)
+                report = _fill(connection, db, results_roots, pairs, progress)
             finally:
                 connection.close()
-            _replace(new, db)
+            replace_database(new, db)
         except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
-            raise ResourceError("cannot write the database", where=str(db), found=str(error)) from error
+            raise write_error(db, error) from error
         finally:
-            _remove(new)
+            remove_database(new)
     return report
-
-
-def open_store(db: Path) -> duckdb.DuckDBPyConnection:
-    """Open the database read-only.
-
-    Close it when done: DuckDB shares one view of a file within a process, so that a connection left open
-    hides a newer ingest from later ones.
-
-    Raises:
-        UsageError: there is no database.
-        StoreBusyError: a foreign process has the file open for writing.
-        IntegrityError: not a database, damaged, or made by another version.
-    """
-    if not db.is_file():
-        raise UsageError("no database", where=str(db), fix="run `eyechart ingest`")
-    connection = None
-    try:
-        connection = duckdb.connect(str(db), read_only=True, config=dict(CONFIG))
-        row = connection.execute("SELECT value FROM meta WHERE key = 'store_version'").fetchone()
-    except duckdb.Error as error:
-        if connection is not None:
-            connection.close()
-        raise _open_error(db, error) from error
-    if row != (str(STORE_VERSION),):
-        connection.close()
-        found = str(row[0]) if row else "none"
-        raise IntegrityError(
-            "store version", where=str(db), found=found, expected=str(STORE_VERSION), fix=REBUILD
-        )
-    return connection
-
-
-def _open_error(db: Path, error: duckdb.Error) -> StoreBusyError | IntegrityError:
-    text = str(error).splitlines()[0]
-    if "lock" in text:
-        holder = re.search(r"PID (\d+)", text)
-        found = f"process {holder[1]}" if holder else "another process"
-        return StoreBusyError("the database is being written", where=str(db), found=found, fix="try again")
-    return IntegrityError("not a sound database", where=str(db), found=text, fix=REBUILD)
-
-
-@contextlib.contextmanager
-def _writer_lock(db: Path) -> Iterator[None]:
-    """Hold <db>.lock, which contains our pid; the kernel frees it when we die: a stale file blocks nobody."""
-    path = db.with_name(db.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ResourceError("cannot lock the database", where=str(path), found=str(error)) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreBusyError(
-                "another process is ingesting",
-                where=str(db),
-                found=f"process {holder}",
-                fix="wait for it to end, then run the same command again",
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    for name in (path, path.with_name(path.name + ".wal")):
-        name.unlink(missing_ok=True)
-
-
-def _replace(new: Path, db: Path) -> None:
-    with open(new, "rb") as file:
-        os.fsync(file.fileno())
-    # A log left by a foreign writer belongs to the old file; DuckDB would replay it over the new one.
-    db.with_name(db.name + ".wal").unlink(missing_ok=True)
-    os.replace(new, db)
 
 
 def _fill(
     connection: duckdb.DuckDBPyConnection,
     db: Path,
     roots: Sequence[Path],
+    pairs: Sequence[Pair],
     progress: Callable[[int, int], None] | None,
 ) -> IngestReport:
     """Everything between BEGIN and COMMIT."""
@@ -192,13 +135,16 @@ def _fill(
     _insert(connection, "runs", [rows[entry.digest] for entry in entries])
     _insert(connection, "encoders", [_encoder_row(submission) for submission in submissions(entries)])
     counted = [entry for entry in entries if entry.digest not in reasons]
-    tasks, metrics = [], []
+    tasks, metrics, differences = [], [], []
     for _, column in groupby(counted, key=lambda e: e.cell[:2]):
-        task, cells = _measure_task(connection, list(column))
+        task, cells, between = _measure_task(connection, list(column), pairs)
         tasks.append(task)
         metrics += cells
+        differences += between
     _insert(connection, "tasks", tasks)
     _insert(connection, "metrics", metrics)
+    _insert(connection, "declared_pairs", declared_rows(pairs))
+    _insert(connection, "pair_differences", differences)
     _insert(connection, "meta", [{"key": "store_version", "value": str(STORE_VERSION)}])
     connection.execute("COMMIT")
     return IngestReport(
@@ -220,20 +166,30 @@ def _load_bundles(
     """Verify bundles, insert samples and costs; entries in board order, their rows of `runs`, samples."""
     paths = sorted((path.relative_to(root).as_posix(), path) for root in roots for path in find_bundles(root))
     rows: dict[str, dict[str, Any]] = {}
+    costs: dict[str, list[dict[str, Any]]] = {}
     entries: list[Entry] = []
+    waiting: list[pa.Table] = []
     num_samples = 0
     for number, (name, path) in enumerate(paths, 1):
         bundle = read_bundle(path)
         check_place(bundle)
-        if bundle.digest not in rows:
-            entry = _entry(bundle, name)
-            entries.append(entry)
-            rows[entry.digest] = _run_row(bundle, entry)
-            _insert_table(connection, "scores", _sample_table(bundle))
-            _insert(connection, "stage_costs", _stage_rows(bundle))
+        digest = bundle.digest
+        if digest not in rows:
+            entries.append(_entry(bundle, name))
+            rows[digest], costs[digest] = _run_row(bundle, entries[-1]), _stage_rows(bundle)
+            waiting.append(_sample_table(bundle))
             num_samples += bundle.score_table.num_rows
+            if sum(table.num_rows for table in waiting) >= BULK_ROWS:
+                insert_table(connection, "scores", pa.concat_tables(waiting))
+                waiting.clear()
+        elif (environment := canonical_json(bundle.environment).decode()) < rows[digest]["environment"]:
+            # No hash covers the environment: of two copies that differ in it, the order must not choose.
+            rows[digest]["environment"], costs[digest] = environment, _stage_rows(bundle)
         if progress is not None:
             progress(number, len(paths))
+    if waiting:
+        insert_table(connection, "scores", pa.concat_tables(waiting))
+    _insert(connection, "stage_costs", [row for digest in sorted(costs) for row in costs[digest]])
     return sorted(entries, key=lambda e: e.place), rows, num_samples
 
 
@@ -300,9 +256,9 @@ def _encoder_row(submission: Submission) -> dict[str, Any]:
 
 
 def _measure_task(
-    connection: duckdb.DuckDBPyConnection, column: list[Entry]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of `tasks` and the rows of `metrics` of one (protocol, task), its entries in board order."""
+    connection: duckdb.DuckDBPyConnection, column: list[Entry], pairs: Sequence[Pair]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `tasks`, `metrics` and `pair_differences` of one (protocol, task); entries in board order."""
     first = column[0]
     for entry in column:
         if entry.samples_digest != first.samples_digest:
@@ -333,7 +289,9 @@ def _measure_task(
         "seed_df": pool.df,
         "seed_total": pool.total,
     }
-    return task, metrics
+    place = {"protocol": first.run.protocol, "task": first.run.task}
+    between = difference_rows(pairs, tables, clusters, pool, floors)
+    return task, metrics, [{**place, **row} for row in between]
 
 
 def _metric_row(runs: Sequence[Entry]) -> dict[str, Any]:
@@ -371,10 +329,11 @@ def _column(connection: duckdb.DuckDBPyConnection, name: str, entry: Entry) -> N
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
     if rows:
         columns = [name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()]
-        _insert_table(connection, table, pa.table({name: [row[name] for row in rows] for name in columns}))
+        insert_table(connection, table, pa.table({name: [row[name] for row in rows] for name in columns}))
 
 
-def _insert_table(connection: duckdb.DuckDBPyConnection, table: str, staged: pa.Table) -> None:
+def insert_table(connection: duckdb.DuckDBPyConnection, table: str, staged: pa.Table) -> None:
+    """Insert all rows of an Arrow table, column by name; DuckDB reads its memory as it is."""
     connection.register("staged", staged)
     connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM staged")
     connection.unregister("staged")

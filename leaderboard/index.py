@@ -19,6 +19,7 @@ from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
 from harness.records import Metric, Protocol, Submission
 from harness.store import open_store
+from harness.store_files import read_error
 from harness.task import known_tasks, read_task
 from harness.variance import SeedVariance
 from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
@@ -54,6 +55,8 @@ def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: 
     connection = open_store(db)
     try:
         return _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
+    except duckdb.Error as error:  # the queries are ours: what fails is the file
+        raise read_error(db, error) from error
     finally:
         connection.close()
 

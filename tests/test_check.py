@@ -184,8 +184,8 @@ def test_many_tasks_do_not_add_up_to_false_alarms() -> None:
     for world in range(40):
         sides = [_side(world * 2 + k, list(rules)) for k in range(2)]
         whole += check(*sides, rules, Policy()).verdict == "regression"
-        for task in rules:
-            alone = check(*(_only(side, task) for side in sides), {task: rules[task]}, Policy())
+        for task, rule in rules.items():
+            alone = check(*(_only(side, task) for side in sides), {task: rule}, Policy())
             single += alone.verdict == "regression"
     assert whole <= 3
     assert single >= 3 * max(whole, 2)

@@ -53,10 +53,16 @@ LAYERS: list[set[str]] = [
     {"harness.comparison", "harness.bootstrap", "harness.simulation"},
     {"harness.family"},
     {"harness.cells"},
-    {"harness.store"},
+    # Pairs are read without the store; their rows are in it.
     {"harness.pairs"},
     {"harness.policy", "harness.gate_records"},
     {"harness.gate_sides"},
+    {"harness.pair_rows"},
+    {"harness.store_files"},
+    {"harness.store"},
+    {"harness.row_formats"},
+    {"harness.query"},
+    {"harness.export_board"},
     {"harness.check", "harness.verify", "leaderboard"},
     {"harness.check_output"},
     {"harness.baseline", "harness.compare_output"},
@@ -100,6 +106,8 @@ EDGE = {
 BLOCKED = ["torch", "torchvision", "transformers", "datasets", "timm", "open_clip", "peft", "accelerate"]
 BLOCKED += ["lmms_eval", "vllm", "ray", "sklearn", "av", "safetensors", "tokenizers", "huggingface_hub"]
 TORCH_FREE = [
+    "harness.query",
+    "harness.export_board",
     "harness.bundle",
     "harness.store",
     "harness.stats",

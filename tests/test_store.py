@@ -15,14 +15,15 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from index_bundles import HEX, PAIRS, submission, write, write_board
+from scipy.stats import t as student
 
-from harness import cells, stats, store, variance
-from harness.bundle import count_scores, find_bundles, write_bundle
+from harness import cells, pair_rows, stats, store, store_files, variance
+from harness.bundle import find_bundles
+from harness.cli import main
 from harness.errors import IntegrityError, ResourceError, StoreBusyError, UsageError
-from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
-from harness.store import ingest, open_store
+from harness.store import STORE_VERSION, ingest, open_store
 
-HEX = "0123456789abcdef" * 4
 COLUMNS = ["protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high"]
 COLUMNS += ["num_seeds", "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing", "tier"]
 
@@ -33,83 +34,21 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def submission(encoder: str = "vit", **changes: Any) -> Submission:
-    floor = "blind" if encoder == "blind" else None
-    made = Submission(
-        id=encoder,
-        title=encoder.title(),
-        authors=(),
-        links=(),
-        license="Apache-2.0",
-        contamination="none known",
-        source=Source(kind="floor" if floor else "local", name=encoder, revision="local", files=()),
-        input=InputSpec(resolution=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        pretraining=()
-        if floor
-        else (PretrainStage(objective="sigmoid-contrastive", data="world", images_seen=9),),
-        floor=floor,
-        identity_digest=HEX,
-    )
-    return dataclasses.replace(made, **changes)
-
-
-def write(
-    root: Path,
-    encoder: str = "vit",
-    seed: int = 0,
-    *,
-    values: Any = None,
-    status: str = "scored",
-    scorer: str = HEX,
-    receipt: dict[str, Any] | None = None,
-    n: int = 60,
-    **changes: Any,
-) -> Path:
-    """One bundle; `status` is that of its first sample."""
-    rng = np.random.default_rng([seed, len(encoder)])
-    values = (rng.random(n) < 0.6).astype(float) if values is None else values
-    scores = [
-        Score(sample_id=f"{i:03}", cluster=f"img-{i // 3}", score=float(v), status="scored")
-        for i, v in enumerate(values)
-    ]
-    null = status in {"error", "missing"}
-    if status != "scored":
-        scores[0] = dataclasses.replace(scores[0], score=None if null else 0.0, status=status)  # type: ignore[arg-type]
-    answers = [
-        Answer(sample_id=s.sample_id, prompt_hash="ab" * 8, answer="yes", status="scored") for s in scores
-    ]
-    run = Run(
-        submission=submission(encoder),
-        protocol="mini",
-        protocol_version=1,
-        suite="mini",
-        recipes={"feature": HEX},
-        task="eyechart_mini_vqa",
-        task_digest=HEX,
-        dataset_digest=HEX,
-        split="validation",
-        metric="exact_match",
-        chance=0.1,
-        seed=seed,
-        engine="hf",
-        dtype="float32",
-        llm_revision=HEX,
-        counts=count_scores(scores),
-    )
-    run = dataclasses.replace(run, **changes)
-    environment = {"stages_s": {"adapter": 10 + seed, "answers": 2.5}}
-    return write_bundle(
-        root, run, answers, receipt or {"frozen": True}, environment, scores=scores, scorer_digest=scorer
-    )
-
-
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two encoders and a floor, three seeds each."""
-    for encoder in ("vit", "resnet", "blind"):
-        for seed in range(3):
-            write(tmp_path / "results", encoder, seed)
+def root(board: Path, tmp_path: Path) -> Path:
+    shutil.copytree(board / "results", tmp_path / "results")
     return tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its index, for tests that change neither."""
+    home = tmp_path_factory.mktemp("board")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        write_board(home / "results")
+        ingest(home / "index" / "eyechart.duckdb", home / "results", pairs=PAIRS)
+    return home
 
 
 @pytest.fixture
@@ -127,7 +66,12 @@ def query(db: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def export(db: Path) -> dict[str, list[tuple[Any, ...]]]:
     names = ("leaderboard", "seeds", "samples", "costs", "receipts", "runs", "encoders", "tasks", "metrics")
-    return {name: query(db, f"SELECT * FROM {name} ORDER BY ALL") for name in names}
+    names += ("pairs", "flips", "pair_differences", "declared_pairs")
+    connection = open_store(db)
+    try:
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall() for name in names}
+    finally:
+        connection.close()
 
 
 def test_the_leaderboard_has_the_columns_of_the_design(root: Path, db: Path) -> None:
@@ -164,12 +108,13 @@ def test_intervals_come_from_samples_clusters_and_pooled_seeds(root: Path, db: P
 
 
 def test_ingesting_again_deleting_and_any_order_give_the_same(root: Path, db: Path, tmp_path: Path) -> None:
-    ingest(db, root)
+    ingest(db, root, pairs=PAIRS)
     want = export(db)
-    ingest(db, root)
+    assert want["flips"] and want["pairs"]
+    ingest(db, root, pairs=PAIRS)
     assert export(db) == want
     db.unlink()
-    ingest(db, root)
+    ingest(db, root, pairs=PAIRS)
     assert export(db) == want
     # The same bundles, spread over two folders of results, one of them in both.
     spread = [tmp_path / "left", tmp_path / "right"]
@@ -177,7 +122,7 @@ def test_ingesting_again_deleting_and_any_order_give_the_same(root: Path, db: Pa
         for target in spread if number == 4 else [spread[number % 2]]:
             shutil.copytree(path, target / path.relative_to(root))
     for order in (spread, spread[::-1]):
-        ingest(db, *order)
+        ingest(db, *order, pairs=PAIRS[::-1])
         assert export(db) == want
 
 
@@ -192,6 +137,79 @@ def test_the_other_views(root: Path, db: Path) -> None:
     assert costs == [("adapter", 12.0), ("answers", 2.5)]
     assert query(db, "SELECT DISTINCT receipt FROM receipts") == [('{"frozen":true}',)]
     assert query(db, "SELECT count(*), min(answer) FROM samples") == [(540, "yes")]
+
+
+def test_pairs_carry_the_difference_and_what_goes_with_it(root: Path, db: Path) -> None:
+    ingest(db, root, pairs=PAIRS)
+    tables = {}
+    for encoder in ("vit", "resnet"):
+        sql = f"SELECT score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
+        tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
+    pool = variance.pooled_seed_variance(list(tables.values()), np.arange(60) // 3)
+    want = stats.paired_difference(tables["resnet"], tables["vit"], np.arange(60) // 3, pool)
+    columns = "difference, ci_low, ci_high, se, df"
+    assert query(db, f"SELECT {columns} FROM pairs") == [pytest.approx(want[:5])]
+    t = student(want.df)
+    detectable = (t.ppf(0.975) + t.ppf(0.8)) * want.se
+    assert query(db, "SELECT p, detectable, num_samples, num_clusters FROM pairs") == [
+        (pytest.approx(want.p), pytest.approx(detectable), 60, 20)
+    ]
+    declared = query(db, "SELECT b FROM declared_pairs ORDER BY b")
+    assert declared == [("absent",), ("vit",)]
+    said = query(db, "SELECT task, a, b, held_equal, differs, note FROM pairs")
+    assert said == [("eyechart_mini_vqa", "resnet", "vit", ["images", "tokens"], ["objective"], "measured")]
+
+
+def test_flips_are_the_samples_that_one_side_has_right(tmp_path: Path, db: Path) -> None:
+    """Fractions as VQA gives them: 0.6 + 0.6 + 0.3 is 1.5 in one order, and a little less in another."""
+    left, right = np.zeros((3, 60)), np.zeros((3, 60))
+    left[:, 0], right[:, 0] = 1, 0
+    left[:, 1], right[:, 1] = (1, 0, 0), (1, 1, 0)
+    left[:, 2], right[:, 2] = (0.6, 0.6, 0.3), (0.3, 0.3, 0.9)
+    left[:, 3], right[:, 3] = (0.9, 0.3, 0.3), 0
+    for seed in range(3):
+        write(tmp_path / "results", "resnet", seed, values=left[seed])
+        write(tmp_path / "results", "vit", seed, values=right[seed])
+    ingest(db, tmp_path / "results", pairs=PAIRS)
+    right_a, right_b = left.mean(axis=0) >= 0.5, right.mean(axis=0) >= 0.5
+    found = query(db, "SELECT sample_id, cluster, score_a, score_b, right_side FROM flips ORDER BY ALL")
+    assert found == [
+        (f"{i:03}", f"img-{i // 3}", left[:, i].mean(), right[:, i].mean(), "a" if right_a[i] else "b")
+        for i in np.flatnonzero(right_a != right_b)
+    ]
+    assert {(i, side) for i, *_, side in found} >= {("000", "a"), ("001", "b")}
+    counts = "count(*) FILTER (right_side = 'a'), count(*) FILTER (right_side = 'b')"
+    assert query(db, f"SELECT {counts} FROM flips") == query(db, "SELECT only_a, only_b FROM pairs")
+
+
+def test_a_pair_with_an_incomplete_arm_has_no_numbers(root: Path, db: Path) -> None:
+    write(root, "vit", 3, status="missing")
+    ingest(db, root, pairs=PAIRS)
+    assert query(db, "FROM pairs") == query(db, "FROM flips") == []
+    assert len(query(db, "FROM declared_pairs")) == 2
+
+
+def test_a_pair_without_spread_says_what_it_does_not_know(tmp_path: Path, db: Path) -> None:
+    for encoder in ("vit", "resnet"):
+        write(tmp_path / "results", encoder, values=np.ones(3))
+    ingest(db, tmp_path / "results", pairs=PAIRS)
+    assert query(db, "SELECT difference, se, df, p, detectable FROM pairs") == [(0, None, None, None, None)]
+    row = pair_rows._pair_row(np.ones((2, 9)), np.zeros((2, 9)), np.arange(9), None)
+    assert (row["se"], row["detectable"], row["only_a"]) == (0, 0, 9)
+    assert 0 < row["p"] < 0.01
+    assert pair_rows._pair_row(np.ones((2, 9)), np.ones((2, 9)), np.arange(9), None)["p"] == 1
+
+
+def test_a_pair_with_a_floor_has_the_larger_error(root: Path, db: Path) -> None:
+    ingest(db, root, pairs=(dataclasses.replace(PAIRS[0], b="blind"),))
+    ((se,),) = query(db, "SELECT se FROM pairs")
+    tables = {}
+    for encoder in ("vit", "resnet", "blind"):
+        sql = f"SELECT score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
+        tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
+    pool = variance.pooled_seed_variance([tables["vit"], tables["resnet"]], np.arange(60) // 3)
+    arms = (tables["resnet"], tables["blind"], np.arange(60) // 3)
+    assert se == max(stats.paired_difference(*arms, pool).se, stats.paired_difference(*arms).se)
 
 
 @pytest.mark.parametrize(("status", "column"), [("error", "num_error"), ("missing", "num_missing")])
@@ -353,7 +371,7 @@ def test_a_second_writer_is_told_who_holds_the_store(root: Path, db: Path) -> No
     code = f"""
 import pathlib, sys
 from harness import store
-with store._writer_lock(pathlib.Path({str(db)!r})):
+with store.writer_lock(pathlib.Path({str(db)!r})):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -365,10 +383,46 @@ with store._writer_lock(pathlib.Path({str(db)!r})):
     with pytest.raises(StoreBusyError, match=f"process {holder.pid}") as caught:
         ingest(db, root)
     assert caught.value.exit_code == 7 and "run the same command again" in str(caught.value).lower()
+    assert "(python" in str(caught.value), "with its command line"
     holder.kill()  # a writer that dies holds nothing, though its file stays
     holder.communicate()
-    assert (db.with_name(db.name + ".lock")).read_text() == f"{holder.pid}\n"
+    assert (db.with_name(db.name + ".lock")).read_text().startswith(f"{holder.pid}\n")
     assert ingest(db, root).num_bundles == 9
+
+
+def test_of_two_ingests_at_once_the_second_names_the_first(root: Path, db: Path) -> None:
+    words = ["ingest", str(root), "--db", str(db)]
+    code = f"""
+import sys
+from harness import store
+from harness.cli import main
+fill = store._fill
+def slow(*arguments):
+    print("held", flush=True)
+    sys.stdin.readline()
+    return fill(*arguments)
+store._fill = slow
+sys.exit(main({words!r}))
+"""
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    second = [sys.executable, "-m", "harness.cli", *words]
+    done = subprocess.run(second, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert f"found process {first.pid} (python" in done.stderr and done.stderr.count("\n") == 1
+    assert first.communicate("\n")[0].startswith("9 bundles")
+    assert first.returncode == 0
+    assert export(db)["leaderboard"]
+
+
+def test_processes_are_named_as_people_typed_them() -> None:
+    assert store_files.name_process(os.getpid()).startswith(f"process {os.getpid()} (")
+    assert store_files.name_process(2**22 + 1) == f"process {2**22 + 1}"
+    assert store_files._holder(b"") == "process unknown"
+    assert store_files._holder(b"12\neyechart ingest\n") == "process 12 (eyechart ingest)"
+    assert len(store_files._spell_command(["eyechart", "ingest", "x" * 500])) == store_files.SHOWN
 
 
 def test_the_lock_is_free_after_success_and_failure(root: Path, db: Path, tmp_path: Path) -> None:
@@ -420,23 +474,154 @@ def test_a_foreign_writer_is_reported_as_busy(root: Path, db: Path) -> None:
     holder.communicate("\n")
 
 
-@pytest.mark.parametrize("damage", ["garbage", "empty", "short", "foreign", "version"])
-def test_a_database_that_is_not_ours_is_refused_and_rebuilt(root: Path, db: Path, damage: str) -> None:
-    ingest(db, root)
-    want = export(db)
-    whole = db.read_bytes()
-    if damage in {"foreign", "version"}:
-        db.unlink() if damage == "foreign" else None
-        connection = duckdb.connect(str(db))
-        connection.execute("CREATE TABLE x (a INT)" if damage == "foreign" else "UPDATE meta SET value = '0'")
-        connection.close()
+@pytest.mark.parametrize(
+    ("damage", "rebuild"),
+    [(damage, False) for damage in ("garbage", "empty", "short", "end", "foreign", "absent")]
+    + [(damage, True) for damage in ("text", "empty", "half", "absent")],
+)
+def test_a_database_that_is_not_ours_is_refused_and_rebuilt(
+    board: Path, db: Path, damage: str, rebuild: bool
+) -> None:
+    shutil.copytree(board / "index", db.parent)
+    want, whole = export(db), db.read_bytes()
+    if damage in {"foreign", "absent"}:
+        db.unlink()
+        if damage == "foreign":
+            with duckdb.connect(str(db)) as connection:
+                connection.execute("CREATE TABLE x (a INT)")
     else:
-        db.write_bytes({"garbage": b"garbage" * 999, "empty": b"", "short": whole[:5000]}[damage])
-    with pytest.raises(IntegrityError, match="eyechart ingest"):
+        lost = {"garbage": b"garbage" * 999, "text": b"notes of mine", "empty": b"", "short": whole[:5000]}
+        lost |= {"half": whole[: len(whole) // 2], "end": whole[:-1]}
+        db.write_bytes(lost[damage])
+    with pytest.raises(UsageError if damage == "absent" else IntegrityError, match="eyechart ingest"):
         open_store(db)
-    db.with_name(db.name + ".wal").write_bytes(b"left over")
-    ingest(db, root)
+    for end in (".wal", ".new", ".new.wal"):
+        db.with_name(db.name + end).write_bytes(whole[:9999])
+    ingest(db, board / "results", pairs=PAIRS, rebuild=rebuild)
     assert export(db) == want
+    assert sorted(p.name for p in db.parent.iterdir()) == [db.name, db.name + ".lock"]
+
+
+@pytest.mark.parametrize("log", [b"", b"garbage" * 50, b"\0" * 5000])
+def test_a_log_that_is_no_log_loses_nothing(board: Path, db: Path, log: bytes) -> None:
+    shutil.copytree(board / "index", db.parent)
+    want = export(db)
+    db.with_name(db.name + ".wal").write_bytes(log)
+    assert export(db) == want, "our database is whole without one"
+    ingest(db, board / "results", pairs=PAIRS)
+    assert export(db) == want and not db.with_name(db.name + ".wal").exists()
+
+
+def test_a_foreign_writers_log_is_not_replayed(board: Path, db: Path) -> None:
+    shutil.copytree(board / "index", db.parent)
+    want = export(db)
+    code = f"""
+import duckdb, os
+connection = duckdb.connect({str(db)!r})
+connection.execute("DELETE FROM scores")
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    log = db.with_name(db.name + ".wal").read_bytes()
+    assert len(log) > 100
+    for kept in (len(log), len(log) // 2):
+        db.with_name(db.name + ".wal").write_bytes(log[:kept])
+        ingest(db, board / "results", pairs=PAIRS)
+        assert export(db) == want
+
+
+@pytest.mark.parametrize(("version", "word"), [("1", "older"), ("999", "newer")])
+def test_a_database_of_another_version_is_replaced_and_loses_nothing(
+    board: Path, db: Path, version: str, word: str
+) -> None:
+    shutil.copytree(board / "index", db.parent)
+    want = export(db)
+    with duckdb.connect(str(db)) as connection:
+        for sql in ("DROP VIEW flips", "DROP VIEW pairs", "DROP TABLE declared_pairs", "DELETE FROM scores"):
+            connection.execute(sql)
+        connection.execute("UPDATE meta SET value = ?", [version])
+    with pytest.raises(IntegrityError, match="nothing is lost") as caught:
+        open_store(db)
+    assert f"found {version} ({word}), expected {STORE_VERSION}" in str(caught.value)
+    assert ("the Eyechart that made it" in str(caught.value)) == (word == "newer")
+    ingest(db, board / "results", pairs=PAIRS)
+    assert export(db) == want
+
+
+def test_a_folder_is_no_database(board: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for rebuild in (False, True):
+        with pytest.raises(UsageError, match="is a folder"):
+            ingest(tmp_path / "folder", board / "results", rebuild=rebuild)
+
+
+def test_a_path_without_a_folder(
+    board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["ingest", str(board / "results"), "--db", "x.duckdb", "--rebuild"]) == 0
+        Path("x.duckdb.wal").write_bytes(b"left over")
+    assert capsys.readouterr().out.count("9 bundles, 540 samples, 3 cells in x.duckdb") == 2
+    assert len(export(Path("x.duckdb"))["leaderboard"]) == 3
+
+
+MOMENTS = ("locked", "reading", "committing", "finished", "renaming", "renamed")
+KILLED = """
+import contextlib, os, signal, sys
+from pathlib import Path
+with contextlib.suppress(ImportError):
+    import pandas  # DuckDB would import it in every child
+from harness import store, store_files
+from index_bundles import PAIRS
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_at_version(connection, table, rows, insert=store._insert):
+    die() if table == "meta" else insert(connection, table, rows)
+
+places = {
+    "locked": (store, "_fill", die),
+    "committing": (store, "_insert", die_at_version),
+    "finished": (store, "replace_database", die),
+    "renaming": (os, "replace", die),
+    "renamed": (store_files, "sync_folder", die),
+}
+os.fsync = lambda _: None
+home, results = map(Path, sys.argv[1:3])
+for moment in sys.argv[3:]:
+    if os.fork() == 0:
+        if moment in places:
+            setattr(*places[moment])
+        stop = die if moment == "reading" else lambda *_: None
+        progress = lambda done, total: stop() if done == total // 2 else None
+        store.ingest(home / moment / "eyechart.duckdb", results, pairs=PAIRS, progress=progress)
+        os._exit(1)
+    assert os.wait()[1] == signal.SIGKILL, moment
+"""
+
+
+def test_a_killed_ingest_leaves_a_whole_database(board: Path, tmp_path: Path) -> None:
+    want = export(board / "index" / "eyechart.duckdb")
+    shutil.copytree(board / "results", tmp_path / "results")
+    write(tmp_path / "results", "newcomer")
+    for moment in MOMENTS:
+        shutil.copytree(board / "index", tmp_path / moment)
+    path = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(Path(__file__).parent)])}
+    words = [sys.executable, "-c", KILLED, str(tmp_path), str(tmp_path / "results"), *MOMENTS]
+    done = subprocess.run(words, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for moment in MOMENTS:
+        db = tmp_path / moment / "eyechart.duckdb"
+        found = export(db)
+        assert (found == want) == (moment != "renamed"), moment
+        assert len(found["leaderboard"]) == 3 + (moment == "renamed"), "the old database or the new one"
+    for moment in ("committing", "renamed"):
+        db = tmp_path / moment / "eyechart.duckdb"
+        ingest(db, tmp_path / "results", pairs=PAIRS)
+        assert len(export(db)["leaderboard"]) == 4
+        assert sorted(p.name for p in db.parent.iterdir()) == [db.name, db.name + ".lock"]
 
 
 def test_no_database_says_how_to_make_one(db: Path) -> None:
@@ -451,7 +636,7 @@ def test_no_disk_space_keeps_the_old_database(root: Path, db: Path, monkeypatch:
     def full(*_: object) -> Iterator[None]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "_replace", full)
+    monkeypatch.setattr(store, "replace_database", full)
     with pytest.raises(ResourceError, match="No space"):
         ingest(db, root)
     assert export(db) == want and not db.with_name(db.name + ".new").exists()

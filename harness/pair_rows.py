@@ -1,0 +1,72 @@
+"""The rows of `declared_pairs` and `pair_differences`: declared pairs, and what was measured between them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.comparison import compare
+from harness.pairs import Pair
+from harness.variance import SeedVariance
+
+
+def declared_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """A row a pair, in an order that does not depend on the file's."""
+    return [asdict(pair) for pair in sorted(pairs, key=lambda p: (p.a, p.b))]
+
+
+def difference_rows(
+    pairs: Sequence[Pair],
+    tables: Mapping[str, NDArray[Any]],
+    clusters: NDArray[Any],
+    pool: SeedVariance,
+    floors: Collection[str],
+) -> list[dict[str, Any]]:
+    """A row for each pair whose both arms are complete on one task.
+
+    Args:
+        pairs: the declared ones.
+        tables: (seeds, samples) scores of each complete encoder, all on the same samples in the same order.
+        clusters: (samples,) image or video of each sample.
+        pool: seed variance pooled over the encoders that are no floors.
+        floors: which encoders are floors.
+    """
+    rows = []
+    for pair in pairs:
+        if pair.a in tables and pair.b in tables:
+            # The pool says nothing about a floor's noise; as on the site, the larger error counts then.
+            pools = (pool, None) if {pair.a, pair.b} & set(floors) else (pool,)
+            found = [_pair_row(tables[pair.a], tables[pair.b], clusters, p) for p in pools]
+            widest = max(found, key=_error)
+            rows.append({"a": pair.a, "b": pair.b, **widest})
+    return rows
+
+
+def _pair_row(
+    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], pool: SeedVariance | None
+) -> dict[str, Any]:
+    """The difference a − b on one task and what goes with it; None stands for what is unknown."""
+    found = compare(a, b, clusters, pool)
+    got = found.interval
+    known = bool(np.isfinite(got.se))
+    return {
+        "difference": got.value,
+        "ci_low": got.low,
+        "ci_high": got.high,
+        "se": got.se if known else None,
+        "df": got.df if known else None,
+        "p": got.p if known else None,
+        "only_a": found.only_a,
+        "only_b": found.only_b,
+        "num_samples": found.num_samples,
+        "num_clusters": found.num_clusters,
+        "detectable": found.detectable,
+    }
+
+
+def _error(row: dict[str, Any]) -> float:
+    return float("inf") if row["se"] is None else float(row["se"])
