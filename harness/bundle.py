@@ -342,6 +342,10 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise IntegrityError(
             "columns are not the ones of this file", where=str(path), found=found, expected=expected
         )
+    try:
+        table.validate(full=True)  # offsets inside their buffers, and text that is UTF-8
+    except pa.ArrowException as error:
+        raise IntegrityError("not a sound table", where=str(path), found=str(error)[:200]) from error
     return table
 
 

@@ -35,10 +35,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import rehearsal_commands
 
         return rehearsal_commands.rehearse(arguments)
-    from harness import checkpoint_commands, commands, index_commands
+    from harness import checkpoint_commands, commands, index_commands, verify_commands
 
     table: dict[str, Command] = {
         **index_commands.COMMANDS,
+        **verify_commands.COMMANDS,
         "demo": commands.demo,
         "submit": checkpoint_commands.submit,
         "doctor": checkpoint_commands.doctor,

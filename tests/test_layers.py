@@ -52,10 +52,15 @@ LAYERS: list[set[str]] = [
     {"harness.cells"},
     {"harness.store"},
     {"harness.pairs"},
+    {"harness.bundle_rules"},
+    {"harness.siblings", "harness.ledger"},
+    {"harness.request"},
     {"harness.check", "harness.verify", "leaderboard"},
+    {"harness.site_check"},
     {"harness.answer_parts"},
     {"harness.answers"},
     {"harness.unit_scores"},
+    {"harness.rescore"},
     {"harness.workload"},
     {"harness.plan", "harness.executors"},
     {"harness.plan_tables"},
@@ -64,7 +69,7 @@ LAYERS: list[set[str]] = [
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
     | {"harness.protocol_commands", "harness.index_commands"},
-    {"harness.rehearsal_commands"},
+    {"harness.rehearsal_commands", "harness.verify_commands"},
     {"harness.argument_parser"},
     {"harness.index_arguments"},
     {"harness.arguments"},
@@ -94,6 +99,8 @@ BLOCKED += ["lmms_eval", "vllm", "ray", "sklearn", "av", "safetensors", "tokeniz
 TORCH_FREE = ["harness.bundle", "harness.store", "harness.stats", "harness.pairs", "harness.check"]
 TORCH_FREE += [
     "harness.verify",
+    "harness.verify_commands",
+    "harness.site_check",
     "harness.cli",
     "harness.data_commands",
     "harness.protocol_commands",
