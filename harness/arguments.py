@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.argument_parser import Parser, add_places
-from harness.index_arguments import add_index
+from harness.index_arguments import TIERS, add_index
 
 
 def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -81,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="stop before the scores; `eyechart score DIR` goes on",
+    )
+    run.add_argument(
+        "--tier",
+        default=TIERS[0],
+        choices=TIERS,
+        help="what the bundles claim: a pull request may claim self-reported only (default: re-run)",
     )
     _add_run(commands, "status", "show which units of a run are done")
     _add_export(commands)

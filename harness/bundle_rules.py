@@ -1,4 +1,4 @@
-"""What one bundle must hold beyond its hashes: a forger can make new hashes, but not every contradiction vanish.
+"""What one bundle must hold beyond its hashes: new hashes are easily made, a contradiction stays.
 
 `harness.bundle` says whether the bytes are those that were written. Here the parts of a bundle are held
 against each other and against the definitions under tasks/ and harness/protocols.
@@ -44,7 +44,7 @@ _PATTERNS = {
     "dataset_digest": _HEX,
     "llm_revision": re.compile(r"|[0-9a-f]{40}|[0-9a-f]{64}"),
 }
-"""How the words of run.json are spelt. Checked before the run key: what is no text at all cannot be hashed."""
+"""How the words of run.json are spelt. Checked before the run key: half a character has no hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _check_spelling(run: Run, where: str) -> None:
 
 
 def _check_submission(submission: Submission, where: str) -> None:
-    """The record must be one that a manifest could have said, and its identity digest the one of its parts."""
+    """The record must be one that a manifest could have said, its identity digest that of its parts."""
     table: dict[str, Any] = plain_json(submission)
     floor, base, recorded = (table.pop(key) for key in ("floor", "base", "identity_digest"))
     if floor is not None:

@@ -22,7 +22,7 @@ People write both, so a slip is one line that names the nearest key.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -136,6 +136,6 @@ def _read(path: Path, name: str, cls: type[T]) -> list[T]:
 
 def _check_day(text: str, place: Place) -> None:
     try:
-        datetime.date.fromisoformat(text)
+        dt.date.fromisoformat(text)
     except ValueError:
         place.refuse("no day of the calendar", found=text, expected="a day such as 2026-11-27")

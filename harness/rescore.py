@@ -68,9 +68,8 @@ def rescore(
             findings += [_unknown(b, f"version {version} of the protocol {name}") for b in members]
             continue
         here = {b.path: _task_of(b, definitions) for b in members}
-        findings += [
-            _unknown(b, f"the task of digest {b.run.task_digest[:12]}") for b in members if not here[b.path]
-        ]
+        lost = [b for b in members if here[b.path] is None]
+        findings += [_unknown(b, f"the task of digest {b.run.task_digest[:12]}") for b in lost]
         asked = [b for b in members if here[b.path]]
         tasks = {task.name: task for task in here.values() if task}
         splits = {n: open_split(t, home.data(suite), protocol.video.frames) for n, t in tasks.items()}
@@ -115,8 +114,9 @@ def _compare_data(bundle: Bundle, split: Split) -> IntegrityError | None:
     if bundle.run.dataset_digest != split.digest:
         what = "dataset is not the one here"
         return IntegrityError(what, where=where, found=bundle.run.dataset_digest, expected=split.digest)
-    hashes = zip(bundle.answer_table["prompt_hash"].to_pylist(), bundle.answer_table["sample_id"].to_pylist())
-    mine = {name: prompt for prompt, name in hashes}
+    said = bundle.answer_table
+    names, prompts = said["sample_id"].to_pylist(), said["prompt_hash"].to_pylist()
+    mine = dict(zip(names, prompts, strict=True))
     true = {s.sample_id: digest_bytes(s.prompt.encode())[:16] for s in split.samples}
     if apart := sorted(mine.keys() ^ true.keys()):
         what = "samples are not those of the data"

@@ -62,7 +62,7 @@ def verify_bundle(path: Path, definitions: Definitions, request: Request | None 
 def verify_results(
     root: Path, definitions: Definitions, request: Request | None = None, progress: Progress | None = None
 ) -> Report:
-    """Verify every bundle below `root`, what they say of each other, the ledgers, and that nothing else is there.
+    """Verify every bundle below `root`, what they say of each other, the ledgers, and what else is there.
 
     Args:
         root: folder with <protocol>/<encoder>/<run key>/.
@@ -232,7 +232,7 @@ def _compare_table(
     mine: duckdb.DuckDBPyConnection, true: duckdb.DuckDBPyConnection, name: str, where: str
 ) -> None:
     query = f'SELECT * FROM "{name}" ORDER BY ALL'
-    found, expected = (c.execute(query).to_arrow_table() for c in (mine, true))
+    found, expected = _rows(mine, query), _rows(true, query)
     if found.equals(expected):
         return
     number = _first_difference(found, expected)
@@ -254,9 +254,13 @@ def _compare_table(
     raise IntegrityError(what, where=where, found=_cell(left[column]), expected=_cell(right[column]))
 
 
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    return connection.execute(query).to_arrow_table()
+
+
 def _first_difference(found: pa.Table, expected: pa.Table) -> int:
     """Number of the first row that differs; the length of the shorter table where one begins the other."""
-    shorter = min(found.num_rows, expected.num_rows)
+    shorter: int = min(found.num_rows, expected.num_rows)
     for start in range(0, shorter, BLOCK):
         left, right = found.slice(start, BLOCK), expected.slice(start, BLOCK)
         if left.equals(right):
