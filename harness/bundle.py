@@ -327,6 +327,9 @@ def _parse_manifest(manifest: bytes, where: Path) -> dict[str, str]:
         if match is None:
             raise IntegrityError("not a manifest line", where=str(where), found=repr(line))
         recorded[match[2]] = match[1]
+    # One way to write it: no line twice, no other line ends.
+    if manifest != "".join(f"{digest}  {name}\n" for name, digest in recorded.items()).encode():
+        raise IntegrityError("manifest has a line twice, or other line ends", where=str(where))
     scores = [name for name in recorded if _SCORES_NAME.fullmatch(name)]
     expected = sorted(["answers.parquet", "receipt.json", "run.json", *scores])
     if len(scores) != 1 or list(recorded) != expected:
