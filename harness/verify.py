@@ -255,7 +255,7 @@ def _compare_table(
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.execute(query).to_arrow_table()
+    return connection.sql(query).to_arrow_table()
 
 
 def _first_difference(found: pa.Table, expected: pa.Table) -> int:

@@ -786,3 +786,103 @@ CASES: list[Case] = [
     *_receipt_cases(),
     *_ledger_cases(),
 ]
+
+
+# --- what contradicts nothing ----------------------------------------------------------------------------
+
+NEWCOMER = "new-encoder"
+
+
+def add_submission(results: Results, tier: str = "self-reported", attempts: bool = True) -> list[Path]:
+    """What an honest submitter adds: bundles of an encoder of his own, and its entry in the ledger."""
+    added = []
+    for number, path in enumerate((results.rec, results.digits)):
+        copy = path.with_name(f"copy-{number}")
+        shutil.copytree(path, copy)
+        weights = json.loads((copy / "receipt.json").read_bytes())
+        weights["encoder_weights"] = {"before": "e" * 64, "after": "e" * 64}
+        (copy / "receipt.json").write_text(json.dumps(weights))
+
+        def change(data: dict[str, Any]) -> None:
+            data["submission"].update(id=NEWCOMER, title="A new encoder")
+            data["submission"]["source"]["files"][-1].update(sha256="e" * 64)
+            data["tier"] = tier
+            rename_identity(data)
+
+        added.append(edit_json(copy, "run.json", change))
+    if attempts:
+        declare(results.root, NEWCOMER, runs=2)
+    return added
+
+
+def declare(root: Path, encoder: str, *, runs: int, adapter_seeds: int = 1) -> None:
+    """An entry in the ledger of attempts."""
+    path = root / "attempts.toml"
+    before = path.read_text() if path.is_file() else "schema = 1\n"
+    path.write_text(
+        f'{before}\n[[attempt]]\nencoder = "{encoder}"\ncheckpoints = 1\nadapter_seeds = {adapter_seeds}\n'
+        f'runs = {runs}\ndeclared_by = "A. Person"\ndate = "2026-11-27"\n'
+    )
+
+
+def bury(root: Path, encoder: str) -> None:
+    """A tombstone."""
+    path = root / "tombstones.toml"
+    before = path.read_text() if path.is_file() else "schema = 1\n"
+    path.write_text(
+        f'{before}\n[[tombstone]]\nprotocol = "mini"\nencoder = "{encoder}"\nidentity_digest = "{"a" * 64}"\n'
+        'date = "2026-11-27"\nreason = "asked to"\n'
+    )
+
+
+def _invent(results: Results) -> None:
+    """An answer that nobody else gave, called right."""
+    row = int(pc.index(read_bundle(results.rec).score_table["score"], 0.0).as_py())
+    edit_table(results.rec, "answers", lambda t: put(t, "answer", row, "[0.01, 0.01, 0.02, 0.02]"))
+    edit_table(results.rec, "scores", lambda t: put(put(t, "score", row, 1.0), "status", row, "scored"))
+
+
+def _guess(results: Results) -> None:
+    """A digit that nobody was right about, called right with an answer that nobody gave."""
+    paths = [p.parent for p in results.root.glob("mini/*/*/run.json") if b"mini_digits" in p.read_bytes()]
+    read = [read_bundle(path) for path in paths]
+    said = [b.answer_table["answer"].to_pylist() for b in read]
+    worth = [b.score_table["score"].to_pylist() for b in read]
+    row = next(i for i in range(len(said[0])) if not any(w[i] for w in worth))
+    edit_table(results.digits, "answers", lambda t: put(t, "answer", row, "10"))
+    edit_table(results.digits, "scores", lambda t: put(t, "score", row, 1.0))
+
+
+def _other_words(results: Results) -> None:
+    row = int(pc.index(read_bundle(results.rec).score_table["score"], 0.0).as_py())
+    edit_table(results.rec, "answers", lambda t: put(t, "answer", row, "[0.01, 0.01, 0.02, 0.02]"))
+
+
+def _copied(results: Results) -> None:
+    for name in ("answers", "scores"):
+        shutil.copy(table_file(results.other, name), table_file(results.rec, name))
+    count_anew(results.rec)
+    reseal(results.rec)
+
+
+def _scorer(results: Results) -> None:
+    os.rename(results.file("scores"), results.rec / f"scores-{'a' * 12}.parquet")
+    reseal(results.rec)
+
+
+FORGERIES: dict[str, tuple[Callable[[Results], None], str]] = {
+    "an invented answer called right": (_invent, "rescore"),
+    "an invented digit called right": (_guess, "rescore"),
+    "a wrong answer put for another": (_other_words, "re-run"),
+    "answers and scores of a better encoder": (_copied, "re-run"),
+    "a scorer that is none": (_scorer, "rescore, as a note"),
+    "another title": (
+        lambda r: void(edit_json(r.rec, "run.json", lambda d: d["submission"].update(title="Best"))),
+        "nothing: an annotation",
+    ),
+    "a faster machine": (
+        lambda r: void(r.file("environment.json").write_text('{"stages_s": {"features": 0.1}}')),
+        "nothing: under no hash",
+    ),
+}
+"""Consistent forgeries: what only scoring again, or only measuring again, tells. See docs/verification.md."""
