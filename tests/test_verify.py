@@ -169,7 +169,10 @@ def test_a_changed_database_is_named(
     assert len(lines) == 1 and re.search(says, lines[0]), lines
 
 
-def test_the_right_database_and_site_pass(built: Path, pristine: Results, capsys, home: Path) -> None:
+def test_the_right_database_and_site_pass(
+    built: Path, pristine: Results, capsys, home: Path, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no results/pairs.toml is
     for name in ("a.duckdb", "site"):
         assert verify(capsys, built / name, "--results", pristine.root)[0] == 0
     code, _, last = verify(capsys, built / "a.duckdb", "--results", pristine.rec.parent.parent.parent / "no")
@@ -186,8 +189,9 @@ def test_the_right_database_and_site_pass(built: Path, pristine: Results, capsys
     ],
 )  # fmt: skip
 def test_a_changed_site_is_named(
-    change, says: str, built: Path, pristine: Results, tmp_path: Path, capsys, home
+    change, says: str, built: Path, pristine: Results, tmp_path: Path, capsys, home, monkeypatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     site = tmp_path / "site"
     shutil.copytree(built / "site", site)
     change(site)
