@@ -69,7 +69,7 @@ def rescore(
             continue
         here = {b.path: _task_of(b, definitions) for b in members}
         lost = [b for b in members if here[b.path] is None]
-        findings += [_unknown(b, f"the task of digest {b.run.task_digest[:12]}") for b in lost]
+        findings += [_unknown(b, f"task {b.run.task_digest[:12]}") for b in lost]
         asked = [b for b in members if here[b.path]]
         tasks = {task.name: task for task in here.values() if task}
         splits = {n: open_split(t, home.data(suite), protocol.video.frames) for n, t in tasks.items()}
@@ -79,10 +79,8 @@ def rescore(
         for bundle, (scores, digest) in _score([b for b in asked if b.path not in wrong], places, progress):
             findings += _compare_scores(bundle, scores)
             if digest[:SCORER_DIGITS] != bundle.scorer_digest:
-                notes.add(
-                    f"{bundle.run.task}: scored by {bundle.scorer_digest}, again by {digest[:SCORER_DIGITS]}: "
-                    "another version of the scorer, compared all the same"
-                )
+                by = f"{bundle.scorer_digest}, again by {digest[:SCORER_DIGITS]}"
+                notes.add(f"{bundle.run.task}: scored by {by}: another scorer, compared all the same")
     return Rescored(num_checked=len(bundles), findings=tuple(findings), notes=tuple(sorted(notes)))
 
 

@@ -15,7 +15,8 @@ Row = tuple[object, ...]
 QUERY = (
     "SELECT l.protocol, l.task, l.encoder, l.family, l.tier, l.value, l.ci_low, l.ci_high, l.num_seeds, "
     "(SELECT max(o.value) FROM leaderboard AS o "
-    "WHERE (o.protocol, o.task) = (l.protocol, l.task) AND o.tier <> 'self-reported') FROM leaderboard AS l ORDER BY ALL"
+    "WHERE (o.protocol, o.task) = (l.protocol, l.task) AND o.tier <> 'self-reported') "
+    "FROM leaderboard AS l ORDER BY ALL"
 )
 
 

@@ -1,8 +1,8 @@
 """A corpus of damaged and edited results, made from bundles of record.
 
-Each case begins with a fresh copy of the same seven bundles (three encoders, two or three tasks, one seed) and
-does one thing to them. `RESEALED` in a name means that the attacker made new hashes over what he edited: then only a
-contradiction can give him away, within the bundle, with the definitions, or with the other runs.
+Each case begins with a fresh copy of the same seven bundles (three encoders, two or three tasks, one seed)
+and does one thing to them. `RESEALED` in a name means that the attacker made new hashes over what he edited:
+then only a contradiction can give him away, in the bundle, with the definitions, or with the other runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from harness import bundle as bundles
 from harness.bundle import read_bundle, run_key
 from harness.digest import digest_bytes, digest_file
+from harness.errors import EyechartError
 from harness.files import write_parquet
 from harness.record_json import record_from_json
 from harness.records import STATUSES, Run
@@ -97,7 +98,7 @@ def resettle(path: Path) -> Path:
     try:
         run = record_from_json(Run, json.loads((path / "run.json").read_bytes()), "run.json")
         target = path.parent.parent.parent / run.protocol / run.submission.id / run_key(run)[:16]
-    except Exception:  # what has no key has no place either
+    except (EyechartError, ValueError):  # what has no key has no place either
         return path
     if target != path and target.parts[:-3] == path.parts[:-3] and ".." not in target.parts:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -428,6 +429,11 @@ def _record_cases() -> Iterator[Case]:
     def text(name: str, says: str, change: Callable[[str], str]) -> Case:
         return Case(f"RESEALED run.json: {name}", lambda r: edit_text(r.rec, "run.json", change), says)
 
+    yield from _spelling_cases(text)
+    yield from _submission_cases()
+
+
+def _spelling_cases(text: Callable[..., Case]) -> Iterator[Case]:
     yield text("a key twice", "the key 'seed' twice", lambda t: t.replace('"seed"', '"seed": 7, "seed"'))
     yield text("NaN", "not valid JSON.*NaN", lambda t: t.replace('"chance": 0.0', '"chance": NaN'))
     yield text("infinite", "not valid JSON", lambda t: t.replace('"chance": 0.0', '"chance": Infinity'))
@@ -443,7 +449,6 @@ def _record_cases() -> Iterator[Case]:
     yield text("not JSON", "not valid JSON", lambda t: t + "}")
     yield text("nested deeply", "not valid JSON|not a JSON object", lambda _: "[" * 100_000)
     yield Case("RESEALED run.json: not UTF-8", _not_utf8, "not valid JSON")
-    yield from _submission_cases()
 
 
 def _not_utf8(results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Requests that add results: the workflows hold no secret and believe nothing, and the script judges real requests."""
+"""Requests that add results: the workflows hold no secret and believe nothing, the script judges."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ from corrupt_bundles import (
     add_submission,
     bury,
     copy_results,
+    declare,
     edit_json,
     void,
 )
 
+from harness.bundle_rules import read_definitions
+from harness.request import Request
+from harness.verify import verify_results
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
 SCRIPT = ROOT / "scripts" / "submission_report.sh"
+DEFINITIONS = read_definitions()
 
 
 # --- what the workflows may -------------------------------------------------------------------------------
@@ -95,7 +101,7 @@ def comment(tmp_path: Path) -> Callable[[str, bytes, str], tuple[subprocess.Comp
         (tmp_path / "report" / "comment.md").write_bytes(text)
         tools = tmp_path / "tools"
         tools.mkdir()
-        gh = '#!/bin/sh\ncase "$2" in */pulls/*) echo $PULL_HEAD;; *) cp body.md posted.md; echo "$2" > to;; esac\n'
+        gh = '#!/bin/sh\ncase "$2" in */pulls/*) echo $PULL_HEAD;; *) cp body.md posted.md;; esac\n'
         (tools / "gh").write_text(gh)
         (tools / "gh").chmod(0o755)
         (step,) = [s for s in steps(workflow("submission-comment.yml")) if "run" in s]
@@ -294,8 +300,18 @@ EVIL: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", EVIL)
-def test_an_evil_request_is_refused_by_name(name: str, repository: Path, tmp_path: Path) -> None:
+BY_GIT = (
+    "changes code",
+    "changes a workflow",
+    "adds a link",
+    "adds a program",
+    "adds a name that is a command",
+)
+"""Refused before anything is verified: quick enough to be judged by the script, every one."""
+
+
+@pytest.mark.parametrize("name", [*BY_GIT, "claims a tier", "deletes another's row"])
+def test_the_script_refuses_an_evil_request_by_name(name: str, repository: Path, tmp_path: Path) -> None:
     change, says = EVIL[name]
     code, said, out = judge(repository, tmp_path, change)
     assert code == 8, said
@@ -303,6 +319,37 @@ def test_an_evil_request_is_refused_by_name(name: str, repository: Path, tmp_pat
     assert re.search(says, " ".join(said.split())), said
     assert not (out / "site").exists()
     assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", [name for name in EVIL if name not in BY_GIT])
+def test_an_evil_request_is_refused_by_name(name: str, repository: Path, tmp_path: Path) -> None:
+    change, says = EVIL[name]
+    shutil.copytree(repository, tmp_path / "request", ignore=shutil.ignore_patterns(".git"))
+    change(tmp_path / "request")
+    terms = Request(base=repository / "results", max_tier="self-reported")
+    lines = [e.line() for e in verify_results(tmp_path / "request" / "results", DEFINITIONS, terms).findings]
+    assert any(re.search(says, line) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ((3, 9), (3, 8), "attempts of .* became fewer: runs 9 to 8"),
+        ((3, 9), None, "attempts of .* were removed"),
+        ("stone", None, "tombstone of mini/old-one was removed or changed"),
+    ],
+)
+def test_ledgers_only_grow(before, after, says: str, tmp_path: Path) -> None:
+    for name, what in (("base", before), ("head", after)):
+        copy_results(tmp_path / name)
+        if what == "stone":
+            bury(tmp_path / name, "old-one")
+        elif what:
+            declare(tmp_path / name, VICTIM, adapter_seeds=what[0], runs=what[1])
+    terms = Request(base=tmp_path / "base", max_tier="self-reported")
+    lines = [error.line() for error in verify_results(tmp_path / "head", DEFINITIONS, terms).findings]
+    assert len(lines) == 1 and re.search(says, lines[0]), lines
+    assert verify_results(tmp_path / "head", DEFINITIONS).findings == ()
 
 
 def test_a_row_is_withdrawn_with_a_tombstone(repository: Path, tmp_path: Path) -> None:

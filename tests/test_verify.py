@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -143,13 +144,13 @@ def built(pristine: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("change", "says"),
     [
         ("UPDATE metrics SET value = value + 0.01 WHERE encoder = 'mini-resnet-clip-s0'",
-         "table metrics, row .*mini-resnet-clip-s0, eyechart_mini_digits.*, column value: found 0.*, expected 0"),
+         "table metrics, row .*mini-resnet-clip-s0, eyechart_mini_digits.*, column value: found 0"),
         ("UPDATE metrics SET ci_low = 'nan'::DOUBLE", "column ci_low: found nan, expected 0"),
-        ("DELETE FROM scores WHERE sample_id = 'test-17'", "table scores has too few rows, the first of them"),
+        ("DELETE FROM scores WHERE sample_id = 'test-17'", "table scores has too few rows, the first"),
         ("INSERT INTO meta VALUES ('a', 'b')", "table meta has too many rows, the first of them a, b"),
-        ("UPDATE encoders SET family = 'self-supervised'", "table encoders, row 1 .*, column family: found self"),
-        ("UPDATE runs SET tier = 'self-reported'", "table runs, row 1 .*, column tier: found self-reported"),
-        ("DROP VIEW leaderboard", "leaderboard is not defined as in harness/schema.sql: found no such table"),
+        ("UPDATE encoders SET family = 'captioning'", "table encoders, row 1 .*, column family: found capt"),
+        ("UPDATE runs SET tier = 'self-reported'", "table runs, row 1 .*, column tier: found self-rep"),
+        ("DROP VIEW leaderboard", "leaderboard is not defined as in .*: found no such table"),
         ("CREATE TABLE more (x INT)", "more is not defined as in harness/schema.sql"),
         ("CREATE OR REPLACE VIEW costs AS SELECT 1 AS x", "costs is not defined as in"),
         ("UPDATE meta SET value = '999'", "store version"),
@@ -179,13 +180,17 @@ def test_the_right_database_and_site_pass(
     assert code == 2 and "no such folder" in last
 
 
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    path.write_text(change(path.read_text()))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda s: (s / "index.html").write_text((s / "index.html").read_text().replace("0.", "9.", 1)), "index.html: "),
+        (lambda s: edit(s / "index.html", lambda t: t.replace("0.", "9.", 1)), "index.html: line [0-9]+ is"),
         (lambda s: (s / "methods.html").unlink(), "methods.html: page is missing"),
         (lambda s: (s / "more.html").write_text("x"), "more.html: page that no build makes"),
-        (lambda s: (s / "404.html").write_text((s / "404.html").read_text() + "x"), "404.html: line [0-9]+ is not what"),
+        (lambda s: edit(s / "404.html", lambda t: t + "x"), "404.html: line [0-9]+ is not what"),
     ],
 )  # fmt: skip
 def test_a_changed_site_is_named(
@@ -242,25 +247,24 @@ def test_what_is_not_defined_here_cannot_be_scored_again(pristine: Results, tmp_
 
 
 @pytest.mark.slow
-def test_scoring_real_bundles_again(
-    tmp_path_factory: pytest.TempPathFactory, definitions: Definitions, home
-) -> None:
-    """About a minute: writes the embedded suite's data, and starts lmms-eval once a forgery."""
+def test_scoring_real_bundles_again(tmp_path: Path, definitions: Definitions, home: Path) -> None:
+    """About a minute: writes the embedded suite's data, and starts lmms-eval once for all forgeries."""
     from harness.commands import ensure_suite
     from harness.home import Home
 
     place = Home(home)
     ensure_suite("mini", place)
-    says = {
-        "an invented answer called right": "found 1 (scored",
-        "an invented digit called right": "found 1 (scored",
-    }
-    for name, (forge, caught_by) in [("", (lambda _: None, "")), *FORGERIES.items()]:
-        results = copy_results(tmp_path_factory.mktemp("forged") / "results")
+    bundles = []
+    for name, (forge, _) in {"as they are": (lambda _: None, ""), **FORGERIES}.items():
+        results = copy_results(tmp_path / name)
         forge(results)
-        bundles = [read_bundle(path) for path in (results.rec, results.digits)]
-        again = rescore(bundles, definitions, place)
-        lines = [error.line() for error in again.findings]
-        assert bool(lines) == (caught_by == "rescore"), (name, lines)
-        assert all(says[name] in line and "expected 0" in line for line in lines), lines
-        assert bool(again.notes) == (name == "a scorer that is none"), again.notes
+        bundles += [read_bundle(path) for path in (results.rec, results.digits)]
+    again = rescore(bundles, definitions, place)
+    lines = [error.line() for error in again.findings]
+    told = {name for name in FORGERIES for line in lines if f"/{name}/" in line}
+    assert told == {name for name, (_, caught_by) in FORGERIES.items() if caught_by == "rescore"}
+    assert len(lines) == len(told) and "as they are" not in " ".join(lines)
+    assert all(
+        re.search("sample .*: not what the scorer gives for .*found 1 .*expected 0 ", x) for x in lines
+    )
+    assert [note.split(",")[0] for note in again.notes] == [f"eyechart_mini_rec: scored by {'a' * 12}"]
