@@ -83,8 +83,8 @@ def set_aside(entries: Sequence[Entry]) -> dict[str, str]:
     In this order: (1) an id means the encoder that most of its runs used; (2) of a protocol's versions the
     newest counts; (3) of a task's conditions those under which most encoders were measured; (4) of the runs
     of one seed a complete one before an incomplete one, then the most trusted tier, then the reference
-    engine's, so that no cell mixes engines without need, then the one with the smallest bundle digest. Ties go to the smallest digest.
-    Nothing is deleted: see the table `runs`.
+    engine's, so that no cell mixes engines without need, then the one with the smallest bundle digest. Ties
+    go to the smallest digest. Nothing is deleted: see the table `runs`.
     """
     reasons: dict[str, str] = {}
     rules: list[tuple[str, Callable[[Sequence[Entry]], list[Entry]]]] = [

@@ -65,7 +65,8 @@ def check_request(
     found += _check_terms(root, new, definitions)
     found += _check_rows(new, old)
     found += _check_kept(root, base)
-    return found + _check_ledgers(root, base) + _check_top_files(root, base)
+    adding = {bundle.run.submission.id for bundle in new.values()}
+    return found + _check_ledgers(root, base, adding) + _check_top_files(root, base)
 
 
 def _commit(path: Path) -> bytes:
@@ -144,8 +145,14 @@ def _environment(path: Path) -> bytes:
     return file.read_bytes() if file.is_file() and not file.is_symlink() else b""
 
 
-def _check_ledgers(root: Path, base: Path) -> list[IntegrityError]:
-    """Ledgers only grow: no tombstone goes, no attempt becomes fewer."""
+def _check_ledgers(root: Path, base: Path, adding: set[str]) -> list[IntegrityError]:
+    """Ledgers only grow: no tombstone goes, no attempt becomes fewer, and each speaks for its own encoder.
+
+    Args:
+        root: the results with the request's changes.
+        base: the results that they would join.
+        adding: ids of the encoders that the request adds runs of.
+    """
     found = []
     left = read_tombstones(root)
     for stone in read_tombstones(base):
@@ -161,6 +168,9 @@ def _check_ledgers(root: Path, base: Path) -> list[IntegrityError]:
         elif fewer := _fewer(before, now):
             what = f"attempts of {encoder} became fewer: {fewer}"
             found.append(IntegrityError(what, where=str(root / ATTEMPTS), fix="add to them only"))
+        elif now != before and encoder not in adding:
+            what = f"attempts of {encoder} were changed, and no run of it is added"
+            found.append(IntegrityError(what, where=str(root / ATTEMPTS), fix="put them back"))
     return found
 
 

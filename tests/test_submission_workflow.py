@@ -336,6 +336,7 @@ def test_an_evil_request_is_refused_by_name(name: str, repository: Path, tmp_pat
     [
         ((3, 9), (3, 8), "attempts of .* became fewer: runs 9 to 8"),
         ((3, 9), None, "attempts of .* were removed"),
+        ((3, 9), (4, 9), "attempts of .* were changed, and no run of it is added"),
         ("stone", None, "tombstone of mini/old-one was removed or changed"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from corrupt_bundles import CASES, FORGERIES, Case, Results, copy_results, edit_json, put, table_file
+from corrupt_bundles import CASES, FORGERIES, ROOT, Case, Results, copy_results, edit_json, put, table_file
 
 from harness import cli
 from harness.bundle import read_bundle
@@ -55,6 +55,12 @@ def test_the_corpus_is_large_and_its_cases_are_distinct() -> None:
 def test_pristine_results_pass(pristine: Results, definitions: Definitions) -> None:
     report = verify_results(pristine.root, definitions)
     assert (report.num_checked, report.findings, report.notes) == (7, (), ())
+
+
+def test_the_results_of_record_are_verified(definitions: Definitions) -> None:
+    report = verify_results(ROOT / "results", definitions)
+    assert report.num_checked == len(report.bundles) >= 324
+    assert (report.findings, report.notes) == ((), ())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
