@@ -28,9 +28,12 @@ comment=$out/comment.md
 # Of what a stranger wrote only printable characters reach the comment, and no line is endless.
 plain() { tr -d '`' | tr -c '[:print:]\n' '?' | cut -c 1-600; }
 
+# The log too: a line that begins with two colons would be a command to the runner.
+log() { sed 's/^/| /' "$1"; }
+
 refuse() {
     { echo "Refused: $1"; plain; } > "$comment"
-    cat "$comment"
+    log "$comment"
     exit 8
 }
 
@@ -78,7 +81,7 @@ cd "$out"
 code=0
 eyechart verify results --base .base/results --max-tier self-reported --home .home > verify.txt 2> verify.err || code=$?
 if [ "$code" -ne 0 ]; then
-    if [ "$code" -ne 8 ]; then cat verify.err >&2; fi
+    if [ "$code" -ne 8 ]; then log verify.err >&2; fi
     { head -n "$shown" verify.txt; tail -n 1 verify.err; } | refuse "eyechart verify, exit code $code"
 fi
 
@@ -96,4 +99,4 @@ eyechart publish --db results.duckdb --site site --home .home "${pairs[@]}" > /d
     "$PYTHON" -P "$base/scripts/submission_table.py" .base.duckdb results.duckdb
 } | plain > "$comment"
 rm -rf .base .home .base.duckdb* verify.err verify.txt
-cat "$comment"
+log "$comment"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import duckdb
 import pytest
 from corrupt_bundles import CASES, FORGERIES, ROOT, Case, Results, copy_results, edit_json, put, table_file
 
-from harness import cli
+from harness import cli, commands
 from harness.bundle import read_bundle
 from harness.bundle_rules import Definitions, read_definitions
 from harness.errors import EyechartError, IntegrityError
@@ -130,6 +131,25 @@ def test_wrong_usage(words: list[str], says: str, results: Results, capsys, home
     Path("a.duckdb").write_bytes(b"12345678DUCK")
     code, _, last = verify(capsys, *words)
     assert code == 2 and says in last
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """As much of a unit and of a plan as a tier is about."""
+
+    units: tuple = ()
+    run: object = None
+
+
+def test_a_run_claims_no_more_than_it_may(pristine: Results) -> None:
+    run = read_bundle(pristine.rec).run
+    for tier, asked, claimed in [
+        ("re-run", "re-run", "re-run"),
+        ("re-run", "self-reported", "self-reported"),
+        ("self-reported", "re-run", "self-reported"),  # a person's own code stays what it is
+    ]:
+        plan = Planned(units=(Planned(run=dataclasses.replace(run, tier=tier)),))
+        assert commands._claim(plan, asked).units[0].run.tier == claimed
 
 
 # --- database and site -----------------------------------------------------------------------------------
