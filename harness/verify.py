@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from harness.bundle import Bundle, find_bundles, find_uncommitted
+from harness.bundle import COMMIT, Bundle, find_bundles, find_uncommitted
 from harness.bundle_rules import Definitions, inspect_bundle, is_known
 from harness.errors import EyechartError, IntegrityError, UsageError
 from harness.files import TEMPORARY_PREFIX
@@ -75,6 +75,7 @@ def verify_results(
     """
     terms = request or Request()
     refuse_missing_base(terms.base)
+    _refuse_part(root)
     paths = find_bundles(root)
     findings: list[EyechartError] = [*_strays(root), *_unfinished(root)]
     if not paths and not findings and terms.base is None:
@@ -93,6 +94,18 @@ def verify_results(
         findings=tuple(findings),
         notes=_notes(bundles, definitions),
     )
+
+
+def _refuse_part(root: Path) -> None:
+    """A row or a protocol alone has no siblings and no ledgers to be held against.
+
+    Raises:
+        UsageError: names the folder that has.
+    """
+    for what, pattern, above in (("encoder", "*/", root / ".."), ("protocol", "*/*/", root)):
+        if not find_bundles(root) and any(root.glob(f"{pattern}{COMMIT}")):
+            fix = f"verify the folder of results: {(above / '..').resolve()}"
+            raise UsageError(f"this is the folder of one {what}", where=str(root), fix=fix)
 
 
 def _inspect(

@@ -109,8 +109,15 @@ def _score_again(report: Report, home: Home) -> Report:
 
     from harness.bundle_rules import read_definitions
     from harness.commands import ensure_suite
-    from harness.rescore import rescore
 
+    try:
+        from harness.rescore import rescore
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "scoring again needs a package that is not installed",
+            found=f"no module {error.name}",
+            fix="install the extra `run`: pip install 'eyechart[run]'",
+        ) from error
     for suite in sorted({bundle.run.suite for bundle in report.bundles.values()}):
         ensure_suite(suite, home)
     show = Stage("scores", "bundles")

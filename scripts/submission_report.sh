@@ -94,7 +94,7 @@ pairs=(); [ ! -f results/pairs.toml ] || pairs=(--pairs results/pairs.toml)
 eyechart publish --db results.duckdb --site site --home .home "${pairs[@]}" > /dev/null
 {
     echo "Verified: $(tail -n 1 verify.txt)"
-    echo "Tier of what is new: self-reported, kept apart until maintainers score or measure it again."
+    echo "Tier of what is new: self-reported, until maintainers score or measure it again."
     echo
     "$PYTHON" -P "$base/scripts/submission_table.py" .base.duckdb results.duckdb
 } | plain > "$comment"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def test_a_bundle_is_verified_alone(results: Results, capsys, home: Path) -> Non
         (["nowhere"], "nothing to verify"),
         (["file.txt"], "a file of another kind"),
         (["empty"], "no results here"),
+        (["results/mini"], "this is the folder of one protocol"),
+        (["results/mini/mini-pvt-clip-s0"], "this is the folder of one encoder"),
         (["results", "--results", "x"], "--results does nothing for a results"),
         (["results", "--base", "nowhere"], "no such folder"),
         (["a.duckdb", "--rescore"], "--rescore does nothing for a database"),
@@ -262,6 +265,13 @@ def test_an_error_is_not_scored_again(results: Results) -> None:
         sample_id=bundle.scores[0].sample_id, cluster=bundle.scores[0].cluster, score=0.0, status="scored"
     )
     assert _compare_scores(bundle, [scored, *bundle.scores[1:]]) == []
+
+
+def test_scoring_again_asks_for_what_it_needs(pristine: Results, capsys, home: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "harness.rescore", None)
+    code, _, last = verify(capsys, pristine.digits, "--rescore")
+    assert code == 2 and "scoring again needs a package that is not installed" in last
+    assert not any(home.iterdir())
 
 
 def test_what_is_not_defined_here_cannot_be_scored_again(pristine: Results, tmp_path: Path) -> None:
