@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.argument_parser import Parser, add_places
 from harness.check_arguments import add_check
-from harness.index_arguments import add_board, add_index
+from harness.index_arguments import TIERS, add_board, add_index
 
 
 def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -82,6 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="stop before the scores; `eyechart score DIR` goes on",
+    )
+    run.add_argument(
+        "--tier",
+        default=TIERS[0],
+        choices=TIERS,
+        help="what the bundles claim: a pull request may claim self-reported only (default: re-run)",
     )
     _add_run(commands, "status", "show which units of a run are done")
     _add_export(commands)

@@ -327,6 +327,9 @@ def _parse_manifest(manifest: bytes, where: Path) -> dict[str, str]:
         if match is None:
             raise IntegrityError("not a manifest line", where=str(where), found=repr(line))
         recorded[match[2]] = match[1]
+    # One way to write it: no line twice, no other line ends.
+    if manifest != "".join(f"{digest}  {name}\n" for name, digest in recorded.items()).encode():
+        raise IntegrityError("manifest has a line twice, or other line ends", where=str(where))
     scores = [name for name in recorded if _SCORES_NAME.fullmatch(name)]
     expected = sorted(["answers.parquet", "receipt.json", "run.json", *scores])
     if len(scores) != 1 or list(recorded) != expected:
@@ -342,6 +345,10 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise IntegrityError(
             "columns are not the ones of this file", where=str(path), found=found, expected=expected
         )
+    try:
+        table.validate(full=True)  # offsets inside their buffers, and text that is UTF-8
+    except pa.ArrowException as error:
+        raise IntegrityError("not a sound table", where=str(path), found=str(error)[:200]) from error
     return table
 
 

@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 from harness.digest import digest_json
-from harness.records import Run, Submission
+from harness.records import Run, Submission, Tier
 
 CONDITION_FIELDS = (
     "protocol_version",
@@ -81,9 +82,9 @@ def set_aside(entries: Sequence[Entry]) -> dict[str, str]:
 
     In this order: (1) an id means the encoder that most of its runs used; (2) of a protocol's versions the
     newest counts; (3) of a task's conditions those under which most encoders were measured; (4) of the runs
-    of one seed a complete one before an incomplete one, then the reference engine's, so that no cell mixes
-    engines without need, then the one with the smallest bundle digest. Ties go to the smallest digest.
-    Nothing is deleted: see the table `runs`.
+    of one seed a complete one before an incomplete one, then the most trusted tier, then the reference
+    engine's, so that no cell mixes engines without need, then the one with the smallest bundle digest. Ties
+    go to the smallest digest. Nothing is deleted: see the table `runs`.
     """
     reasons: dict[str, str] = {}
     rules: list[tuple[str, Callable[[Sequence[Entry]], list[Entry]]]] = [
@@ -129,7 +130,13 @@ def _newest_version(entries: Sequence[Entry]) -> list[Entry]:
 
 def _one_a_seed(entries: Sequence[Entry]) -> list[Entry]:
     best: dict[Hashable, Entry] = {}
-    for entry in sorted(entries, key=lambda e: (not e.complete, e.run.engine != REFERENCE_ENGINE, e.digest)):
+    trust = get_args(Tier).index
+
+    def rank(entry: Entry) -> tuple[bool, int, bool, str]:
+        other_engine = entry.run.engine != REFERENCE_ENGINE
+        return not entry.complete, trust(entry.run.tier), other_engine, entry.digest
+
+    for entry in sorted(entries, key=rank):
         best.setdefault((entry.cell, entry.run.seed), entry)
     return sorted(best.values(), key=lambda e: e.place)
 

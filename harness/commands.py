@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from harness.errors import UsageError
 from harness.home import RESULTS, Home, find_home
 from harness.progress import Stage, spell_time
+from harness.records import Tier
 from harness.tables import text_table
 
 
@@ -104,7 +106,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure an encoder."""
-    made = _make_plan(arguments)
+    made = _claim(_make_plan(arguments), arguments.tier)
     home = find_home(arguments.home)
     if arguments.answers_only:
         return _answer_only(made, arguments)
@@ -124,6 +126,16 @@ def run(arguments: argparse.Namespace) -> int:
     roots = "" if arguments.results is None else f" {RESULTS} {arguments.results}"
     print(f"{len(report.bundles)} bundles in {where}. Next: eyechart ingest{roots} && eyechart publish")
     return 0
+
+
+def _claim(made: Any, tier: Tier) -> Any:
+    """The plan with the tier that its bundles are to claim, where they may claim as much."""
+    tiers: tuple[Tier, ...] = get_args(Tier)
+    units = [
+        replace(unit, run=replace(unit.run, tier=max((unit.run.tier, tier), key=tiers.index)))
+        for unit in made.units
+    ]
+    return replace(made, units=tuple(units))
 
 
 def carry_out(

@@ -8,12 +8,16 @@ from typing import Any
 
 from harness.argument_parser import add_places
 
+TIERS = ("re-run", "re-scored", "self-reported")
+"""As `records.Tier`, most trusted first."""
+
 
 def add_index(commands: Any) -> None:
-    """Add the commands that read bundles: ingest, query, publish."""
+    """Add the commands that read bundles: ingest, query, publish, verify."""
     _add_ingest(commands)
     _add_query(commands)
     _add_publish(commands)
+    _add_verify(commands)
 
 
 def _add_ingest(commands: Any) -> None:
@@ -67,3 +71,28 @@ def _add_publish(commands: Any) -> None:
     publish.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
     publish.add_argument("--json", action="store_true", help="print a JSON object")
     add_places(publish)
+
+
+def _add_verify(commands: Any) -> None:
+    text = "verify a bundle, a folder of results, a database or a site, and name what is wrong"
+    verify = commands.add_parser("verify", help=text, description=text)
+    verify.add_argument("path", type=Path, help="bundle, folder of results, database or site")
+    verify.add_argument(
+        "--rescore", action="store_true", help="score every stored answer again (needs the extra `run`)"
+    )
+    verify.add_argument(
+        "--results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of bundles that a database or site was made from; may be given several times",
+    )
+    verify.add_argument("--pairs", type=Path, help="matched pairs of a site (default: results/pairs.toml)")
+    verify.add_argument(
+        "--max-tier", choices=TIERS, help="refuse bundles, not in the base, that claim a more trusted tier"
+    )
+    verify.add_argument(
+        "--base", type=Path, metavar="DIR", help="results that these would join: nothing there may change"
+    )
+    verify.add_argument("--json", action="store_true", help="print a JSON object")
+    add_places(verify)

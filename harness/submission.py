@@ -47,19 +47,9 @@ MAX_CHECKPOINT_BYTES = 64 << 30
 MAX_SIDE = 4096
 """Pixels of the largest image an encoder may be built for."""
 TOP_KEYS = (
-    "schema",
-    "id",
-    "title",
-    "authors",
-    "links",
-    "license",
-    "contamination",
-    "architecture",
-    "source",
-    "input",
-    "pretraining",
-    "floor",
-)
+    "schema", "id", "title", "authors", "links", "license", "contamination",
+    "architecture", "source", "input", "pretraining", "floor",
+)  # fmt: skip
 FLOOR_KEYS = ("kind", "base")
 FLOORS_WITH_BASE = ("shuffled-image", "random-init")
 FLOOR_ID = "floor-"
@@ -137,7 +127,17 @@ def parse_submission(data: bytes, path: Path) -> Submission:
     place = Place(str(path), SubmissionError)
     if len(data) > MAX_MANIFEST_BYTES:
         place.refuse("manifest too large", expected=f"at most {MAX_MANIFEST_BYTES:,} bytes")
-    table = check_keys(_parse_toml(data, place), TOP_KEYS, place)
+    return submission_from_table(_parse_toml(data, place), path)
+
+
+def submission_from_table(parsed: object, path: Path) -> Submission:
+    """`parse_submission` on a manifest's parsed TOML, or on a stored record brought into its shape.
+
+    Raises:
+        SubmissionError, UnsafeInputError: see `read_submission`.
+    """
+    place = Place(str(path), SubmissionError)
+    table = check_keys(parsed, TOP_KEYS, place)
     _check_schema(table, place)
     floor, base = _read_floor(table, place)
     rest = {key: value for key, value in table.items() if key not in {"schema", "floor"}}

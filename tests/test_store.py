@@ -337,6 +337,16 @@ def test_a_cell_has_the_tier_of_its_least_trusted_run(root: Path, db: Path) -> N
     assert query(db, "SELECT tier FROM leaderboard WHERE encoder = 'vit'") == [("self-reported",)]
 
 
+def test_of_two_runs_of_a_seed_the_more_trusted_counts(root: Path, db: Path) -> None:
+    write(root, "newcomer", 0, tier="self-reported")
+    write(root, "newcomer", 0, tier="re-run")
+    write(root, "newcomer", 0, tier="re-scored")
+    ingest(db, root)
+    counted = "SELECT tier FROM runs WHERE encoder = 'newcomer' AND counted"
+    assert query(db, counted) == [("re-run",)]
+    assert query(db, "SELECT tier FROM leaderboard WHERE encoder = 'newcomer'") == [("re-run",)]
+
+
 def test_a_damaged_bundle_stops_the_ingest_and_spares_the_database(root: Path, db: Path) -> None:
     ingest(db, root)
     want = export(db)

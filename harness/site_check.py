@@ -1,0 +1,83 @@
+"""A published site against one built anew from the bundles, file by file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.errors import IntegrityError
+from harness.store import ingest
+from harness.verify import Report
+from leaderboard.build import build_site
+
+SHOWN = 100
+
+
+def verify_site(
+    site: Path,
+    roots: Sequence[Path],
+    pairs: Path | None,
+    protocols: Sequence[Path] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Build the site anew and compare.
+
+    Args:
+        site: folder that `eyechart publish` made.
+        roots: folders of the bundles that it was made from.
+        pairs: pairs.toml, or None.
+        protocols: files of protocols beside those that come with Eyechart.
+        progress: called with (bundles read, bundles in all).
+
+    Returns:
+        At most one finding: the first page that differs, and its first line that does.
+
+    Raises:
+        UsageError: a root does not exist.
+        IntegrityError: a bundle is damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="eyechart-verify-") as folder:
+        database, fresh = Path(folder) / "fresh.duckdb", Path(folder) / "site"
+        report = ingest(database, *roots, progress=progress)
+        build_site(database, fresh, pairs, protocols=protocols)
+        found = _compare(site, fresh)
+    return Report(bundles={}, num_checked=report.num_bundles, findings=(found,) if found else ())
+
+
+def _compare(site: Path, fresh: Path) -> IntegrityError | None:
+    mine, true = (
+        {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
+        for root in (site, fresh)
+    )
+    for name in sorted(mine.keys() | true.keys()):
+        where = str(site / name)
+        if name not in mine:
+            return IntegrityError("page is missing", where=where)
+        if name not in true:
+            return IntegrityError("page that no build makes from these bundles", where=where)
+        if mine[name].is_symlink() or not mine[name].is_file():
+            return IntegrityError("not a plain file", where=where)
+        found, expected = mine[name].read_bytes(), true[name].read_bytes()
+        if found != expected:
+            return _first_line(where, found, expected)
+    return None
+
+
+def _first_line(where: str, found: bytes, expected: bytes) -> IntegrityError:
+    lines, wanted = (data.decode("utf-8", "replace").split("\n") for data in (found, expected))
+    pairs = zip(lines, wanted, strict=False)
+    number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(lines), len(wanted)))
+    mine, true = (part[number] if number < len(part) else "" for part in (lines, wanted))
+    start = max(next((i for i, (a, b) in enumerate(zip(mine, true, strict=False)) if a != b), 0) - 30, 0)
+    return IntegrityError(
+        f"line {number + 1} is not what the bundles give",
+        where=where,
+        found=_short(mine, start) if number < len(lines) else "the end",
+        expected=_short(true, start) if number < len(wanted) else "the end",
+    )
+
+
+def _short(line: str, start: int) -> str:
+    text = line.strip() if len(line.strip()) <= SHOWN else f"…{line[start : start + SHOWN]}…"
+    return repr(text)
