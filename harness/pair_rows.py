@@ -38,10 +38,10 @@ def difference_rows(
     rows = []
     for pair in pairs:
         if pair.a in tables and pair.b in tables:
-            # The pool says nothing about a floor's noise; as on the site, the larger error counts then.
+            # The pool says nothing about a floor's noise; as on the site, the wider interval counts then.
             pools = (pool, None) if {pair.a, pair.b} & set(floors) else (pool,)
             found = [_pair_row(tables[pair.a], tables[pair.b], clusters, p) for p in pools]
-            widest = max(found, key=_error)
+            widest = max(found, key=_width)
             rows.append({"a": pair.a, "b": pair.b, **widest})
     return rows
 
@@ -68,5 +68,5 @@ def _pair_row(
     }
 
 
-def _error(row: dict[str, Any]) -> float:
-    return float("inf") if row["se"] is None else float(row["se"])
+def _width(row: dict[str, Any]) -> float:
+    return float(row["ci_high"] - row["ci_low"])

@@ -61,29 +61,29 @@ class Covered(NamedTuple):
     """Share of worlds whose interval excludes zero; for a lift of 0 the false alarms."""
 
 
-Method = Callable[[NDArray[Any], NDArray[Any] | None, NDArray[Any], SeedVariance | None], Interval]
+Scores = NDArray[Any]
+Method = Callable[[Scores, Scores | None, Scores, SeedVariance | None], Interval]
 """(scores, other scores or None, clusters, pool) -> interval of the mean, or of the difference."""
 
 
-def simulate(world: World, methods: dict[str, Method], num_worlds: int, seed: int = 0) -> dict[str, Covered]:
-    """Coverage of each method over freshly drawn worlds, all methods on the same draws.
+def simulate(world: World, num_worlds: int, seed: int = 0) -> dict[tuple[str, bool], Covered]:
+    """Coverage of each of METHODS over freshly drawn worlds, all methods on the same draws.
 
     Args:
-        world: the cell; a lift or not, methods are given both encoders where `paired` names say so.
-        methods: by name. One whose name begins with "paired" is held against the lift, others against the
-            first encoder's level.
+        world: the cell.
         num_worlds: draws.
         seed: of the generator.
+
+    Returns:
+        (method, paired) -> coverage: of the first encoder's level, and where paired of the lift.
     """
-    found: dict[str, list[tuple[bool, float, bool]]] = {name: [] for name in methods}
+    found: dict[tuple[str, bool], list[tuple[bool, float, bool]]] = {}
     for a, b, clusters, pool in _draws(world, num_worlds, seed):
-        for name, method in methods.items():
-            paired = name.startswith("paired")
-            truth = world.lift if paired else world.level
-            got = method(a, b if paired else None, clusters, pool)
-            found[name].append(
-                (got.low <= truth <= got.high, got.high - got.low, not got.low <= 0 <= got.high)
-            )
+        for name, method in METHODS.items():
+            for paired, truth in ((False, world.level), (True, world.lift)):
+                got = method(a, b if paired else None, clusters, pool)
+                row = (got.low <= truth <= got.high, got.high - got.low, not got.low <= 0 <= got.high)
+                found.setdefault((name, paired), []).append(row)
     return {name: Covered(*(float(x) for x in np.mean(rows, axis=0))) for name, rows in found.items()}
 
 
@@ -146,37 +146,71 @@ def _answers(latent: NDArray[Any], *, soft: bool, rng: np.random.Generator) -> N
     return right.astype(np.float64)
 
 
-def ours(
-    a: NDArray[Any], b: NDArray[Any] | None, clusters: NDArray[Any], pool: SeedVariance | None
-) -> Interval:
+def ours(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
     """What every page prints."""
     return estimate(a, clusters, pool) if b is None else paired_difference(a, b, clusters, pool)
 
 
-def items_only(
-    a: NDArray[Any], b: NDArray[Any] | None, clusters: NDArray[Any], pool: SeedVariance | None
-) -> Interval:
+def items_only(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
     """Every answer of every seed an observation of its own: the interval most boards print."""
     del clusters, pool
-    values = (a.mean(axis=0) if b is None else a.mean(axis=0) - b.mean(axis=0)) if len(a) == 1 else None
-    rows = values if values is not None else (a.reshape(-1) if b is None else (a - b).reshape(-1))
-    se = float(rows.std(ddof=1)) / math.sqrt(rows.size)
-    half = float(special.ndtri(0.975)) * se
+    rows = (a if b is None else a - b).reshape(-1)
+    half = float(special.ndtri(0.975)) * float(rows.std(ddof=1)) / math.sqrt(rows.size)
     mean = float(rows.mean())
-    return Interval(mean, mean - half, mean + half, se, math.inf)
+    return Interval(mean, mean - half, mean + half, half, math.inf)
 
 
-def clusters_only(
-    a: NDArray[Any], b: NDArray[Any] | None, clusters: NDArray[Any], pool: SeedVariance | None
-) -> Interval:
+def seeds_ignored(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
     """Clustered, but the seeds at hand are taken for all there are."""
     del pool
     averaged = a.mean(axis=0, keepdims=True)
     return ours(averaged, None if b is None else b.mean(axis=0, keepdims=True), clusters, None)
 
 
-def unclustered(
-    a: NDArray[Any], b: NDArray[Any] | None, clusters: NDArray[Any], pool: SeedVariance | None
-) -> Interval:
+def unclustered(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
     """Seeds counted, samples of one picture taken for independent."""
     return ours(a, b, np.arange(len(clusters)), pool)
+
+
+METHODS: dict[str, Method] = {
+    "ours": ours,
+    "items only": items_only,
+    "unclustered": unclustered,
+    "seeds ignored": seeds_ignored,
+}
+SAMPLES, CLUSTER_SIZES, SEEDS, SEED_SDS = (200, 2000), (1, 5, 20), (1, 3, 5), (0.0, 0.01, 0.03)
+"""The grid of docs/statistics.md. With one seed, eight other encoders of three lend their variance."""
+
+
+def grid(level: float = 0.6, lift: float = 0.02) -> list[World]:
+    """Every cell of the grid, with 0/1 scores."""
+    return [
+        World(
+            num_samples=samples,
+            cluster_size=size,
+            num_seeds=seeds,
+            seed_sd=sd,
+            level=level,
+            lift=lift,
+            pool=8 if seeds == 1 else 0,
+        )
+        for samples in SAMPLES
+        for size in CLUSTER_SIZES
+        for seeds in SEEDS
+        for sd in SEED_SDS
+    ]
+
+
+def further() -> list[World]:
+    """Cells beside the grid: near the ceiling, soft scores, three seeds with a pool."""
+    base = World(num_samples=1000, cluster_size=5, num_seeds=3, seed_sd=0.01, lift=0.02)
+    return [
+        replace(base, level=0.95),
+        replace(base, level=0.99, lift=0.005, seed_sd=0.002),
+        replace(base, level=0.95, num_samples=200),
+        replace(base, soft=True),
+        replace(base, soft=True, num_samples=200),
+        replace(base, pool=8),
+        replace(base, pool=8, seed_sd=0.03),
+        replace(base, lift=0.0),
+    ]

@@ -56,9 +56,9 @@ class Comparisons:
         if a not in self.floors and b not in self.floors:
             return pooled
         # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
-        # the larger standard error counts.
+        # the wider interval counts.
         own = paired_difference(left.scores, right.scores, left.clusters)
-        return max(pooled, own, key=lambda d: d.se)
+        return max(pooled, own, key=lambda d: d.high - d.low)
 
     def own_floors(self, encoder: str, kind: str) -> tuple[str, ...]:
         """Floors of a kind that an encoder is held against.

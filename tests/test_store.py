@@ -200,16 +200,19 @@ def test_a_pair_without_spread_says_what_it_does_not_know(tmp_path: Path, db: Pa
     assert pair_rows._pair_row(np.ones((2, 9)), np.ones((2, 9)), np.arange(9), None)["p"] == 1
 
 
-def test_a_pair_with_a_floor_has_the_larger_error(root: Path, db: Path) -> None:
+def test_a_pair_with_a_floor_has_the_wider_interval(root: Path, db: Path) -> None:
     ingest(db, root, pairs=(dataclasses.replace(PAIRS[0], b="blind"),))
-    ((se,),) = query(db, "SELECT se FROM pairs")
+    (found,) = query(db, "SELECT ci_low, ci_high FROM pairs")
     tables = {}
     for encoder in ("vit", "resnet", "blind"):
         sql = f"SELECT score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
         tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
     pool = variance.pooled_seed_variance([tables["vit"], tables["resnet"]], np.arange(60) // 3)
     arms = (tables["resnet"], tables["blind"], np.arange(60) // 3)
-    assert se == max(stats.paired_difference(*arms, pool).se, stats.paired_difference(*arms).se)
+    both = stats.paired_difference(*arms, pool), stats.paired_difference(*arms)
+    widest = max(both, key=lambda d: d.high - d.low)
+    assert found == pytest.approx((widest.low, widest.high))
+    assert both[0].df != both[1].df
 
 
 @pytest.mark.parametrize(("status", "column"), [("error", "num_error"), ("missing", "num_missing")])

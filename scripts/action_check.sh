@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The one step of action.yml: runs the check, leaves every form of its report, and ends with its exit code.
+set -uo pipefail
+mkdir -p "$EYECHART_OUTPUT"
+words=(check --baseline "$EYECHART_BASELINE" --candidate)
+while IFS= read -r folder; do
+    [[ -n $folder ]] && words+=("$folder")
+done <<<"$EYECHART_CANDIDATE"
+words+=(--github --json-file "$EYECHART_OUTPUT/report.json" --junit "$EYECHART_OUTPUT/junit.xml")
+words+=(--markdown "$EYECHART_OUTPUT/comment.md" --badge "$EYECHART_OUTPUT/badge.svg")
+[[ -n ${EYECHART_POLICY:-} ]] && words+=(--policy "$EYECHART_POLICY")
+[[ ${EYECHART_STRICT:-false} == true ]] && words+=(--strict)
+eyechart "${words[@]}"
+code=$?
+verdict=error
+[[ -f $EYECHART_OUTPUT/report.json ]] &&
+    verdict=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["verdict"])' "$EYECHART_OUTPUT/report.json")
+{
+    echo "verdict=$verdict"
+    echo "exit-code=$code"
+} >>"${GITHUB_OUTPUT:-/dev/null}"
+exit "$code"
