@@ -78,6 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--ignore-doctor", action="store_true", help="measure an encoder in which the doctor found a fault"
     )
     run.add_argument(
+        "--for-check",
+        type=Path,
+        metavar="BASELINE",
+        help="judge what was measured against this baseline, and add seeds as the policy declares",
+    )
+    run.add_argument("--policy", type=Path, metavar="FILE", help="of --for-check")
+    run.add_argument(
         "--answers-only",
         type=Path,
         metavar="DIR",

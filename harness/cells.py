@@ -30,6 +30,7 @@ CONDITION_FIELDS = (
 """Fields of Run that two encoders must share to stand in one column, beside the scorer and the samples."""
 
 REFERENCE_ENGINE = "hf"
+SELF_REPORTED = "self-reported"
 OTHER_ENCODER = "other weights or input under an id that most runs use for another encoder"
 OTHER_VERSION = "an older version of the protocol"
 OTHER_CONDITIONS = "other conditions (recipe, task, data, LLM or scorer) than most encoders of this task"
@@ -123,7 +124,7 @@ def _identity(entry: Entry) -> str:
 
 def _newest_version(entries: Sequence[Entry]) -> list[Entry]:
     newest: dict[str, int] = {}
-    for entry in entries:
+    for entry in _trusted(entries, lambda e: e.run.protocol):
         newest[entry.run.protocol] = max(entry.run.protocol_version, newest.get(entry.run.protocol, 0))
     return [entry for entry in entries if entry.run.protocol_version == newest[entry.run.protocol]]
 
@@ -149,7 +150,16 @@ def _majority(
 ) -> list[Entry]:
     """In each group the entries whose trait has most voters; the smallest trait wins a tie."""
     voters: dict[Hashable, dict[str, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
-    for entry in entries:
+    for entry in _trusted(entries, group):
         voters[group(entry)][trait(entry)].add(voter(entry))
     winner = {key: min((-len(who), name) for name, who in cast.items())[1] for key, cast in voters.items()}
     return [entry for entry in entries if trait(entry) == winner[group(entry)]]
+
+
+def _trusted(entries: Sequence[Entry], group: Callable[[Entry], Hashable]) -> list[Entry]:
+    """Of each group the runs that somebody else has seen; where there are none, all of it.
+
+    What a stranger reports may join a board. It does not decide what the board is about.
+    """
+    seen = {group(entry) for entry in entries if entry.run.tier != SELF_REPORTED}
+    return [e for e in entries if e.run.tier != SELF_REPORTED or group(e) not in seen]

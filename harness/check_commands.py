@@ -32,7 +32,7 @@ from harness.check_output import (
 from harness.errors import UsageError
 from harness.files import write_atomic
 from harness.gate_records import CheckReport
-from harness.gate_sides import Side, bundle_folders, read_side
+from harness.gate_sides import Side, bundle_folders, first_seeds, read_side
 from harness.home import RESULTS
 from harness.policy import Policy, read_policy, rules_of
 from harness.variance import SeedVariance, pooled_seed_variance
@@ -65,7 +65,14 @@ def _self_test(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def judge(baseline: Path, candidate: Sequence[Path], policy: Policy, *, strict: bool = False) -> CheckReport:
+def judge(
+    baseline: Path,
+    candidate: Sequence[Path],
+    policy: Policy,
+    *,
+    strict: bool = False,
+    num_seeds: int | None = None,
+) -> CheckReport:
     """Read both sides and check.
 
     Args:
@@ -73,14 +80,34 @@ def judge(baseline: Path, candidate: Sequence[Path], policy: Policy, *, strict: 
         candidate: folders of bundles.
         policy: the declared rules.
         strict: inconclusive fails.
+        num_seeds: of the candidate that this look may see; None: all that are stored.
 
     Raises:
         UsageError, IntegrityError, NotComparableError: see `read_side` and `rules_of`.
     """
     base, pools = read_reference(baseline)
     other = read_side(bundle_folders(candidate), base.protocol, "candidate")
+    if num_seeds is not None:
+        other = first_seeds(other, num_seeds)
     rules = rules_of(policy, {task: cell.task_digest for task, cell in base.cells.items()})
     return check(base, other, rules, policy, strict=strict, pools=pools)
+
+
+def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Path]) -> CheckReport:
+    """Measure a candidate with as many seeds as the policy declares, and with more only while inconclusive.
+
+    Args:
+        baseline: a pointer file, or a folder of bundles.
+        policy: its `seeds` are the looks; `alpha` is shared out over them, so that stopping early is fair.
+        measure: takes a number of seeds, measures 0 to that less 1, and returns the folder of bundles.
+    """
+    for number, count in enumerate(policy.seeds, 1):
+        report = judge(baseline, [measure(count)], policy, num_seeds=count)
+        look = f"look {number} of {len(policy.seeds)}, {count} seeds"
+        print(f"eyechart: {look}: {summary_line(report)}", file=sys.stderr)
+        if report.verdict != "inconclusive":
+            break
+    return report
 
 
 def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedVariance]]:

@@ -32,7 +32,7 @@ def ensure_suite(suite: str, home: Home) -> None:
         show.close()
 
 
-def _make_plan(arguments: argparse.Namespace) -> Any:
+def _make_plan(arguments: argparse.Namespace, num_seeds: int | None = None) -> Any:
     from harness.device import resolve_device
     from harness.engines.choose import resolve_engine
     from harness.plan import make_plan
@@ -45,11 +45,13 @@ def _make_plan(arguments: argparse.Namespace) -> Any:
     read_submission(arguments.manifest)  # first: a slip of the pen must not cost the minutes of a suite
     protocol = read_protocol(arguments.protocol, home.protocols)
     refuse_unpinned(protocol)
+    if num_seeds is not None:  # an open sequence, and in no recipe
+        protocol = replace(protocol, seeds=tuple(range(num_seeds)))
     ensure_suite(protocol.suite, home)
     results = _results_of(arguments, home)
     return make_plan(
         arguments.manifest,
-        arguments.protocol,
+        protocol,
         home,
         [results],
         board=[root for root in {results, RESULTS} if root.is_dir()],
@@ -106,6 +108,8 @@ def status(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure an encoder."""
+    if arguments.for_check is not None:
+        return _run_for_check(arguments)
     made = _claim(_make_plan(arguments), arguments.tier)
     home = find_home(arguments.home)
     if arguments.answers_only:
@@ -126,6 +130,29 @@ def run(arguments: argparse.Namespace) -> int:
     roots = "" if arguments.results is None else f" {RESULTS} {arguments.results}"
     print(f"{len(report.bundles)} bundles in {where}. Next: eyechart ingest{roots} && eyechart publish")
     return 0
+
+
+def _run_for_check(arguments: argparse.Namespace) -> int:
+    """Measure a candidate and judge it; the exit code is that of the check."""
+    from harness.check_commands import judge_looks
+    from harness.check_output import as_json, as_text
+    from harness.policy import Policy, read_policy
+
+    if arguments.answers_only:
+        raise UsageError("--for-check needs scores", fix="leave out --answers-only")
+    policy = read_policy(arguments.policy) if arguments.policy else Policy()
+    results = _results_of(arguments, find_home(arguments.home))
+
+    def measure(count: int) -> Path:
+        made = _claim(_make_plan(arguments, count), arguments.tier)
+        heed = not arguments.ignore_doctor
+        report = carry_out(made, results, arguments.workers, arguments.batch, heed_doctor=heed)
+        folder: Path = report.bundles[0].parent
+        return folder
+
+    report = judge_looks(arguments.for_check, policy, measure)
+    print(as_json(report) if arguments.json else as_text(report))
+    return report.exit_code
 
 
 def _claim(made: Any, tier: Tier) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,25 @@ def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles"
         title=mine[0].run.submission.title,
         cells={task: _cell(task, of_task, what) for task, of_task in sorted(by_task.items())},
         tier=max((b.run.tier for b in mine), key=tiers.index),
+    )
+
+
+def first_seeds(side: Side, count: int) -> Side:
+    """The side with its seeds 0 to count − 1 only: what a declared look may see, whatever else is stored."""
+    return replace(side, cells={task: _first(cell, count) for task, cell in side.cells.items()})
+
+
+def _first(cell: TaskCell, count: int) -> TaskCell:
+    kept = [i for i, seed in enumerate(cell.seeds) if seed < count]
+    if len(kept) == len(cell.seeds):
+        return cell
+    return replace(
+        cell,
+        seeds=tuple(cell.seeds[i] for i in kept),
+        digests=tuple(cell.digests[i] for i in kept),
+        scores=cell.scores[kept],
+        num_expected=cell.scores[kept].size,
+        num_unscored=int(np.isnan(cell.scores[kept]).sum()),
     )
 
 

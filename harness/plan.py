@@ -106,7 +106,7 @@ def empty_run(
 
 def make_plan(
     manifest: Path,
-    protocol_name: str,
+    protocol: str | Protocol,
     home: Home,
     results: list[Path],
     tasks_dir: Path | None = None,
@@ -120,7 +120,7 @@ def make_plan(
 
     Args:
         manifest: submission.toml.
-        protocol_name: name or path of a protocol.
+        protocol: name or path of a protocol, or one that was read.
         home: data and caches.
         results: folders whose committed bundles count as done.
         tasks_dir: another folder of task definitions.
@@ -135,7 +135,7 @@ def make_plan(
         IntegrityError: the language model differs from the protocol's.
         UsageError: unknown protocol or task, or a protocol that is not pinned yet.
     """
-    protocol = read_protocol(protocol_name, home.protocols)
+    protocol = read_protocol(protocol, home.protocols) if isinstance(protocol, str) else protocol
     refuse_unpinned(protocol)
     tasks = {name: read_task(name, tasks_dir) for name in protocol.tasks}
     submission = read_submission(manifest)

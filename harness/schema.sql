@@ -139,6 +139,66 @@ CREATE TABLE pair_differences (
     PRIMARY KEY (protocol, task, a, b)
 );
 
+-- One row a declared aspect of a pair that both stand in the index: what the records themselves say of it.
+CREATE TABLE pair_facts (
+    a VARCHAR NOT NULL,
+    b VARCHAR NOT NULL,
+    aspect VARCHAR NOT NULL,
+    declared VARCHAR NOT NULL,
+    found VARCHAR NOT NULL,
+    contradicted BOOLEAN NOT NULL,
+    PRIMARY KEY (a, b, aspect)
+);
+
+-- One row a task with pairs that cross the sides: classification less contrastive, the pair as the unit.
+CREATE TABLE family_effects (
+    protocol VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    num_pairs BIGINT NOT NULL,
+    num_independent BIGINT NOT NULL,
+    difference DOUBLE,
+    ci_low DOUBLE,
+    ci_high DOUBLE,
+    p DOUBLE,
+    without_one_low DOUBLE,
+    without_one_high DOUBLE,
+    sentence VARCHAR NOT NULL,
+    PRIMARY KEY (protocol, task)
+);
+
+-- One row a ranked encoder and task: the places that the data leave open, over all pairs at once.
+CREATE TABLE ranks (
+    protocol VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    encoder VARCHAR NOT NULL,
+    rank_low BIGINT NOT NULL,
+    rank_high BIGINT NOT NULL,
+    tie_groups BIGINT[] NOT NULL,
+    num_ranked BIGINT NOT NULL,
+    PRIMARY KEY (protocol, task, encoder)
+);
+
+-- One row a probe and a task that a language model answers: how far the one's order is the other's.
+CREATE TABLE rank_agreement (
+    protocol VARCHAR NOT NULL,
+    probe VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    num_encoders BIGINT NOT NULL,
+    correlation DOUBLE,
+    ci_low DOUBLE,
+    ci_high DOUBLE,
+    PRIMARY KEY (protocol, probe, task)
+);
+
+-- One row two encoders whose order is proven one way by the probe and the other way by the task.
+CREATE TABLE rank_flips (
+    protocol VARCHAR NOT NULL,
+    probe VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    by_probe VARCHAR NOT NULL,
+    by_task VARCHAR NOT NULL
+);
+
 CREATE VIEW leaderboard AS
 SELECT m.protocol, m.encoder, e.family, e.side, m.task, m.split, m.metric, m.value, m.ci_low, m.ci_high,
     m.num_seeds, m.num_expected, m.num_scored, m.num_unparsed, m.num_error, m.num_missing, m.tier

@@ -7,7 +7,7 @@ so readers always see a finished database and never wait. Readers open read-only
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harness.board_rows import MeasuredTask, agreement_rows, family_rows, measure_all, rank_rows
 from harness.bundle import Bundle, check_place, find_bundles, find_uncommitted, read_bundle, run_key
 from harness.cells import CONDITION_FIELDS, Entry, set_aside, submissions
 from harness.digest import canonical_json, digest_bytes
 from harness.errors import IntegrityError, UsageError
+from harness.pair_facts import network_of, pair_facts
 from harness.pair_rows import declared_rows, difference_rows
 from harness.pairs import Pair
 from harness.records import Submission
@@ -43,6 +45,8 @@ __all__ = ["STORE_VERSION", "IngestReport", "ingest", "open_store"]
 SCHEMA = Path(__file__).with_name("schema.sql")
 WRITER = {**CONFIG, "threads": "1"}
 """The writer computes in one thread: an insert is too short to be shared; waiting costs more than working."""
+PROBE_ENGINE = "probe"
+"""What `Run.engine` says where a linear probe answered."""
 BULK_ROWS = 50_000
 """Samples that one statement inserts: some forty bundles of the mini suite."""
 COUNTS = ("num_expected", "num_scored", "num_unparsed", "num_error", "num_missing")
@@ -135,16 +139,19 @@ def _fill(
     _insert(connection, "runs", [rows[entry.digest] for entry in entries])
     _insert(connection, "encoders", [_encoder_row(submission) for submission in submissions(entries)])
     counted = [entry for entry in entries if entry.digest not in reasons]
-    tasks, metrics, differences = [], [], []
+    tasks, metrics, differences, measured = [], [], [], []
     for _, column in groupby(counted, key=lambda e: e.cell[:2]):
-        task, cells, between = _measure_task(connection, list(column), pairs)
+        task, cells, between, ranked = _measure_task(connection, list(column), pairs)
         tasks.append(task)
         metrics += cells
         differences += between
+        measured += [] if ranked is None else [ranked]
     _insert(connection, "tasks", tasks)
     _insert(connection, "metrics", metrics)
     _insert(connection, "declared_pairs", declared_rows(pairs))
     _insert(connection, "pair_differences", differences)
+    receipts = {entry.digest: json.loads(rows[entry.digest]["receipt"]) for entry in counted}
+    _insert_board(connection, counted, receipts, pairs, differences, measured)
     _insert(connection, "meta", [{"key": "store_version", "value": str(STORE_VERSION)}])
     connection.execute("COMMIT")
     return IngestReport(
@@ -158,6 +165,36 @@ def _fill(
         set_aside=tuple((entry.path, reasons[entry.digest]) for entry in entries if entry.digest in reasons),
         uncommitted=tuple(str(path) for root in roots for path in find_uncommitted(root)),
     )
+
+
+def _insert_board(
+    connection: duckdb.DuckDBPyConnection,
+    counted: Sequence[Entry],
+    receipts: Mapping[str, dict[str, Any]],
+    pairs: Sequence[Pair],
+    differences: Sequence[dict[str, Any]],
+    measured: Sequence[MeasuredTask],
+) -> None:
+    """What needs all encoders at once: ranks, pairs' facts, families, the probe against the rest."""
+    known = {submission.id: submission for submission in submissions(counted)}
+    networks = {
+        encoder: network_of([receipts[e.digest] for e in counted if e.encoder == encoder])
+        for encoder in {e for pair in pairs for e in (pair.a, pair.b)} & set(known)
+    }
+    facts = [
+        {"a": pair.a, "b": pair.b, **fact._asdict(), "contradicted": fact.contradicted}
+        for pair in pairs
+        if {pair.a, pair.b} <= set(known)
+        for fact in pair_facts(pair, known, networks)
+    ]
+    wrong = {(row["a"], row["b"]) for row in facts if row["contradicted"]}
+    agreements, flips = agreement_rows(measured)
+    sides: dict[str, str] = {encoder: submission.side for encoder, submission in known.items()}
+    _insert(connection, "pair_facts", facts)
+    _insert(connection, "family_effects", family_rows(differences, sides, wrong))
+    _insert(connection, "ranks", rank_rows(measured))
+    _insert(connection, "rank_agreement", agreements)
+    _insert(connection, "rank_flips", flips)
 
 
 def _load_bundles(
@@ -257,8 +294,11 @@ def _encoder_row(submission: Submission) -> dict[str, Any]:
 
 def _measure_task(
     connection: duckdb.DuckDBPyConnection, column: list[Entry], pairs: Sequence[Pair]
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of `tasks`, `metrics` and `pair_differences` of one (protocol, task); entries in board order."""
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], MeasuredTask | None]:
+    """Rows of `tasks`, `metrics` and `pair_differences` of one (protocol, task), and its ranked encoders.
+
+    The entries are in board order. Floors and self-reported rows neither lend their noise nor are ranked.
+    """
     first = column[0]
     for entry in column:
         if entry.samples_digest != first.samples_digest:
@@ -273,7 +313,9 @@ def _measure_task(
     }
     # A floor has little to learn from: its seed noise says nothing about the encoders', nor theirs about its.
     floors = {entry.encoder for entry in column if entry.run.submission.floor is not None}
-    pool = pooled_seed_variance([t for encoder, t in tables.items() if encoder not in floors], clusters)
+    apart = floors | {entry.encoder for entry in column if entry.run.tier == TIERS[-1]}
+    ranked = {encoder: table for encoder, table in tables.items() if encoder not in apart}
+    pool = pooled_seed_variance(list(ranked.values()), clusters)
     metrics = []
     for encoder, runs in cells.items():
         row = _metric_row(runs)
@@ -291,7 +333,9 @@ def _measure_task(
     }
     place = {"protocol": first.run.protocol, "task": first.run.task}
     between = difference_rows(pairs, tables, clusters, pool, floors)
-    return task, metrics, [{**place, **row} for row in between]
+    is_probe = first.run.engine == PROBE_ENGINE
+    measured = measure_all(first.run.protocol, first.run.task, ranked, clusters, pool, is_probe=is_probe)
+    return task, metrics, [{**place, **row} for row in between], measured
 
 
 def _metric_row(runs: Sequence[Entry]) -> dict[str, Any]:
