@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON_IN := .venv/bin/python
 EYECHART := .venv/bin/eyechart
 
-.PHONY: help setup setup-vllm demo rehearsal test test-slow test-vllm check lint types reproduce golden mini-train pins pins-cuda format clean
+.PHONY: help setup setup-vllm demo rehearsal example-gate bench-stats statistics test test-slow test-vllm check lint types reproduce golden mini-train pins pins-cuda format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ demo: setup ## evaluate one checkpoint on the mini suite and build the site
 
 rehearsal: setup-vllm ## the main suite's code from end to end on made-up data, both engines (minutes)
 	@$(EYECHART) rehearsal
+
+example-gate: setup ## judge five candidates with the CI gate; one line says whether all came out right
+	@$(PYTHON_IN) scripts/example_gate.py
+
+bench-stats: setup ## time the statistics and the index against the plain way of doing the same
+	@$(PYTHON_IN) scripts/bench_stats.py
+
+statistics: setup ## prove the intervals by simulation and write the tables of docs/statistics.md (minutes)
+	@$(PYTHON_IN) scripts/statistics_page.py
 
 test: setup ## fast tests: no network, no GPU
 	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.cells import SELF_REPORTED
 from harness.records import Metric
 from harness.stats import Interval, paired_difference
 from leaderboard.facts import Facts
@@ -34,6 +34,12 @@ class Comparisons:
     def floors(self) -> tuple[str, ...]:
         """Ids of the floors among them."""
         return tuple(e for e in self.encoders if self.facts.submissions[e].floor is not None)
+
+    @cached_property
+    def reported(self) -> tuple[str, ...]:
+        """Ids of encoders of which a row is self-reported: shown apart, never ranked."""
+        mine = (m for (p, _, _), m in self.facts.metrics.items() if p == self.protocol)
+        return tuple(sorted({m.encoder for m in mine if m.tier == SELF_REPORTED} - set(self.floors)))
 
     def metric(self, encoder: str, task: str) -> Metric | None:
         """The index's cell, or None when nothing was run."""
@@ -84,7 +90,7 @@ class Comparisons:
 
     def best(self, task: str) -> Metric | None:
         """The complete encoder with the highest score on a task."""
-        names = [e for e in self.encoders if e not in self.floors]
+        names = [e for e in self.encoders if e not in {*self.floors, *self.reported}]
         cells = [m for e in names if (m := self.metric(e, task)) is not None and m.value is not None]
         return max(cells, key=_value, default=None)
 
@@ -110,29 +116,6 @@ def errors_away(difference: Interval) -> float:
 def beats(difference: Interval) -> bool:
     """Whether a difference is at least BEATS_BY standard errors above zero."""
     return errors_away(difference) >= BEATS_BY
-
-
-def independent_pairs(arms: Sequence[tuple[str, str]]) -> int:
-    """Most pairs without an encoder in common: a maximum matching of the bipartite graph (augmenting paths).
-
-    >>> independent_pairs([("a", "x"), ("a", "y"), ("b", "x")])
-    2
-    """
-    partners: dict[str, list[str]] = {}
-    for left, right in arms:
-        partners.setdefault(left, []).append(right)
-    matched: dict[str, str] = {}
-
-    def augment(left: str, seen: set[str]) -> bool:
-        for right in partners[left]:
-            if right not in seen:
-                seen.add(right)
-                if right not in matched or augment(matched[right], seen):
-                    matched[right] = left
-                    return True
-        return False
-
-    return sum(augment(left, set()) for left in sorted(partners))
 
 
 def _value(metric: Metric) -> float:

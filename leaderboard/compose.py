@@ -226,7 +226,8 @@ def board(compared: Comparisons) -> Board:
 
     return Board(
         tasks=tuple(task_head(compared, t) for t in names),
-        encoders=rows([e for e in compared.encoders if e not in compared.floors]),
+        encoders=rows([e for e in compared.encoders if e not in {*compared.floors, *compared.reported}]),
+        reported=rows(compared.reported),
         floors=rows(compared.floors),
         sorted_by=first,
         sorted_title=task_title(compared.facts, first),

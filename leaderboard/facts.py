@@ -76,4 +76,6 @@ class Facts:
     set_aside: tuple[tuple[str, str], ...]
     """(path, reason) of bundles that are kept and do not count."""
     index_digest: str
+    contradictions: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Pair -> declared aspects that the records contradict; such a pair is shown and not pooled."""
     """sha256 over the digests of the bundles that count."""

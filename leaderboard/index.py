@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.digest import digest_json
 from harness.errors import IntegrityError
+from harness.pair_facts import network_of, pair_facts
 from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
@@ -98,6 +99,7 @@ def _read(
         pairs=pairs,
         set_aside=tuple((a["path"], a["reason"]) for a in aside),
         index_digest=digest_json(sorted(r.bundle_digest for r in runs)),
+        contradictions=_contradictions(pairs, runs, _submissions(connection)),
     )
 
 
@@ -146,6 +148,19 @@ def _runs(connection: duckdb.DuckDBPyConnection) -> tuple[RunFacts, ...]:
             )
         )
     return tuple(found)
+
+
+def _contradictions(
+    pairs: Sequence[Pair], runs: Sequence[RunFacts], submissions: Mapping[str, Submission]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Declared aspects that do not hold, computed as `harness.store` does for the pairs it was given."""
+    networks = {e: network_of([r.receipt for r in runs if r.encoder == e]) for e in submissions}
+    found = {}
+    for pair in pairs:
+        if {pair.a, pair.b} <= set(submissions):
+            facts = pair_facts(pair, submissions, networks)
+            found[pair.a, pair.b] = tuple(f.aspect for f in facts if f.contradicted)
+    return {pair: aspects for pair, aspects in found.items() if aspects}
 
 
 def _object(text: str, place: str) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.family import MIN_INDEPENDENT, family_effect, independent_groups
 from harness.pairs import Pair
 from harness.stats import Interval
 from leaderboard.charts import Scale, difference_scale, strip, ticks
-from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons, independent_pairs
+from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
 from leaderboard.compose import cell, difference_span, encoder_name, sort_task, task_names, task_title
 from leaderboard.views import Difference, FloorMargin, PairRow, PairTable
 from leaderboard.wording import (
@@ -21,8 +22,6 @@ from leaderboard.wording import (
     points,
 )
 
-MIN_INDEPENDENT_PAIRS = 5
-"""Below this many pairs without an encoder in common no pooled effect is given."""
 _LABELS = "label-classification"
 REHEARSAL = "rehearsal"
 """The suite that runs the main suite's code on made-up data; see harness.rehearsal."""
@@ -63,12 +62,12 @@ def pair_table(compared: Comparisons) -> PairTable:
     found = {(p, t): compared.difference(p.first, p.second, t) for p in pairs for t in names}
     spans = [difference_span(d) for d in found.values() if d is not None]
     scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
-    crossing = [(p.first, p.second) for p in pairs if p.crosses]
+    pooled = [p for p in pairs if p.crosses and not _contradicted(compared, p)]
     return PairTable(
         rows=tuple(_pair_row(compared, p, {t: found[p, t] for t in names}, scale) for p in pairs),
         ticks=ticks(scale, signed=True),
-        num_independent=independent_pairs(crossing),
-        pooled_words=_pooled_words(len(crossing), independent_pairs(crossing)),
+        num_independent=len(independent_groups([(p.first, p.second) for p in pooled])),
+        pooled_words=_pooled_words(compared, pooled, found),
     )
 
 
@@ -78,13 +77,20 @@ def _pair_row(
     first, second = (encoder_name(compared.facts, e) for e in (arms.first, arms.second))
     return PairRow(
         label=f"{first.title} against {second.title}",
-        note=arms.pair.note,
+        note=_note(compared, arms),
         held_equal=_aspects(arms.pair.held_equal),
         differs=_aspects(arms.pair.differs),
         first=first,
         second=second,
         differences=tuple(_difference(compared, arms, t, d, scale) for t, d in found.items()),
     )
+
+
+def _note(compared: Comparisons, arms: _Arms) -> str:
+    wrong = _contradicted(compared, arms)
+    if not wrong:
+        return arms.pair.note
+    return f"{arms.pair.note}; the records contradict the declared {_aspects(wrong)}: not pooled"
 
 
 def _aspects(names: Sequence[str]) -> str:
@@ -122,16 +128,35 @@ def _why_absent(compared: Comparisons, arms: _Arms, task: str) -> str:
     return join_words(states) or "the arms were not scored on the same samples"
 
 
-def _pooled_words(num_pairs: int, independent: int) -> str:
-    if not num_pairs:
+def _contradicted(compared: Comparisons, arms: _Arms) -> tuple[str, ...]:
+    return compared.facts.contradictions.get((arms.pair.a, arms.pair.b), ())
+
+
+def _pooled_words(
+    compared: Comparisons, pooled: Sequence[_Arms], found: Mapping[tuple[_Arms, str], Interval | None]
+) -> str:
+    """The pairs that cross the sides taken together, task by task, or why they are not."""
+    if not pooled:
         return ""
+    independent = len(independent_groups([(p.first, p.second) for p in pooled]))
     shared = f", {number_word(independent)} of them independent (no encoder in common)"
-    shared = "" if independent == num_pairs else shared
-    lead = f"{number_word(num_pairs).capitalize()} {'pair' if num_pairs == 1 else 'pairs'}{shared}"
-    if independent < MIN_INDEPENDENT_PAIRS:
-        least = number_word(MIN_INDEPENDENT_PAIRS)
+    shared = "" if independent == len(pooled) else shared
+    lead = f"{number_word(len(pooled)).capitalize()} {'pair' if len(pooled) == 1 else 'pairs'}{shared}"
+    if independent < MIN_INDEPENDENT:
+        least = number_word(MIN_INDEPENDENT)
         return f"{lead}: fewer than {least} independent pairs, so no pooled effect is given."
-    return f"{lead}. Each is reported alone; this page computes no pooled effect."
+    effects = []
+    for task in dict.fromkeys(task for _, task in found):
+        here = {(p.first, p.second): d.value for p in pooled if (d := found[p, task]) is not None}
+        effect = family_effect(here)
+        if effect.pooled is not None:
+            span = difference_span(effect.pooled)
+            firm = "" if effect.holds_without_any else ", not whichever pair is left out"
+            effects.append(
+                f"{task_title(compared.facts, task)} {points(span.value)} "
+                f"[{points(span.low)}, {points(span.high)}]{firm}"
+            )
+    return f"{lead}. Classification less contrastive, the pair as the unit: {'; '.join(effects)}."
 
 
 def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:

@@ -121,6 +121,8 @@ class Board:
 
     tasks: tuple[TaskHead, ...]
     encoders: tuple[BoardRow, ...]
+    reported: tuple[BoardRow, ...]
+    """Self-reported rows: apart from the ranked ones."""
     floors: tuple[BoardRow, ...]
     sorted_by: str
     """Task whose score orders the rows as served."""

@@ -6,14 +6,19 @@ where one does not. Slices that stand for a whole are stated. Nothing is read bu
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
+import bench_store
 import numpy as np
 from scipy import stats as scipy_stats
 
@@ -25,6 +30,15 @@ from harness.variance import pooled_seed_variance
 SAMPLES, IMAGES, REPLICATES = 214_354, 40_504, 10_000
 SCIPY_SLICE = 100
 """Replicates of scipy's that are timed; its time is linear in them."""
+CHECK_TASKS = {
+    "eyechart_vqav2_val": 214_354,
+    "eyechart_imagenet_probe": 50_000,
+    "eyechart_refcoco_testa": 22_000,
+    "eyechart_nextqa_mc": 8_564,
+    "eyechart_textvqa_val": 5_000,
+}
+CHECK_SAMPLES = sum(CHECK_TASKS.values())
+CHECK_S, CHECK_GB = 5.0, 1.0
 LOOP_SLICE = 200
 """Pairs of the loop that are timed."""
 
@@ -139,9 +153,47 @@ def bench_all_pairs() -> bool:
     return fast and same
 
 
+def bench_check() -> bool:
+    """`eyechart check` on bundles of the main suite's size, as a process: time and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_main_sized(root)
+        words = ["check", "--baseline", str(root / "base"), "--candidate", str(root / "cand")]
+        words += ["--policy", str(root / "policy.toml")]
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "harness.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        spent_s = time.perf_counter() - began
+    peak = usage.ru_maxrss / 1e6
+    fine = child.returncode == 0 and spent_s <= CHECK_S and peak <= CHECK_GB
+    print(
+        f"check of {CHECK_SAMPLES:,} samples, 3 seeds a side: {spent_s:.1f} s, {peak:.2f} GB, exit "
+        f"{child.returncode}; at most {CHECK_S:.0f} s and {CHECK_GB:.0f} GB: {'ok' if fine else 'TOO MUCH'}"
+    )
+    return fine
+
+
+def write_main_sized(root: Path) -> None:
+    """Two encoders of three seeds on tasks of the main suite's sizes, and a policy."""
+    from stored_runs import write_runs
+
+    rng = np.random.default_rng(2)
+    policy = ["schema = 1"]
+    for task, count in CHECK_TASKS.items():
+        policy += [f"[tasks.{task}]", "margin = 0.05"]
+        shares = rng.uniform(0.3, 0.9, count)
+        for side in ("base", "cand"):
+            scores = (rng.random((3, count)) < shares).astype(float)
+            write_runs(root / side, side, scores, task, cluster_size=5)
+    (root / "policy.toml").write_text("\n".join(policy))
+
+
 def main() -> int:
     """Run all; exit code 1 where one is too slow or wrong."""
-    results = [bench_bootstrap(), bench_all_pairs()]
+    results = [bench_bootstrap(), bench_all_pairs(), bench_check(), bench_store.main() == 0]
     return 0 if all(results) else 1
 
 

@@ -21,7 +21,7 @@ from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source
 from harness.store import ingest, open_store
 from leaderboard import charts, wording
 from leaderboard.build import build_site, render_site, write_site
-from leaderboard.comparisons import Comparisons, independent_pairs
+from leaderboard.comparisons import Comparisons
 from leaderboard.compose import board, cell, task_page
 from leaderboard.facts import Facts
 from leaderboard.index import read_facts
@@ -416,12 +416,6 @@ def test_pair_table(made, compared):
     value = first.differences[0].span.value
     left, right = (made.facts.scores["mini", e, PROBE].scores.mean() for e in ("net-label", "net-clip"))
     assert value == pytest.approx(left - right)
-
-
-def test_independent_pairs():
-    assert independent_pairs([]) == 0
-    assert independent_pairs([("a", "x"), ("b", "x"), ("c", "x")]) == 1
-    assert independent_pairs([("a", "x"), ("a", "y"), ("b", "x"), ("c", "z")]) == 3
 
 
 def test_toy_suite_is_named_everywhere(made):
