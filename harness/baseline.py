@@ -15,20 +15,20 @@ from harness.errors import IntegrityError, UsageError
 from harness.files import read_json, write_json
 from harness.gate_sides import Side, bundle_folders, read_side
 from harness.record_json import record_from_json
-from harness.variance import SeedVariance, pooled_seed_variance
+from harness.variance import SeedPool, pool_seeds
 
 BASELINE_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeedPool:
+class StoredPool:
     """Seed variance of one task over the encoders of a board, when the baseline was set."""
 
-    variance: float
-    """Of the seeds' own effect on a mean score; squared fractions."""
+    ratio: float
+    """Of the seeds' own effect on a mean score p, as a share of p(1 − p)."""
     df: float
     total: float
-    """What `variance` was estimated from: between the seeds' means."""
+    """What `ratio` was estimated from: between the seeds' means."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ class Baseline:
     """Why, in a person's words."""
     bundles: dict[str, str]
     """Folder relative to this file -> bundle digest."""
-    seed_pools: dict[str, SeedPool] = field(default_factory=dict)
+    seed_pools: dict[str, StoredPool] = field(default_factory=dict)
     """Task -> seed variance of the board; empty: none was given."""
     history: tuple[PastBaseline, ...] = ()
     """Earlier baselines, oldest first."""
@@ -66,9 +66,9 @@ class Baseline:
         return digest_json(sorted(self.bundles.values()))
 
     @property
-    def pools(self) -> dict[str, SeedVariance]:
+    def pools(self) -> dict[str, SeedPool]:
         """As `harness.check.check` takes them."""
-        return {task: SeedVariance(p.variance, p.df, p.total) for task, p in self.seed_pools.items()}
+        return {task: SeedPool(p.ratio, p.df, p.total) for task, p in self.seed_pools.items()}
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -176,9 +176,9 @@ def promote(
     )
 
 
-def _pools(side: Side, board: Sequence[Path]) -> dict[str, SeedPool]:
+def _pools(side: Side, board: Sequence[Path]) -> dict[str, StoredPool]:
     """Seed variance by task over the other encoders of a board that were measured under equal conditions."""
-    pools: dict[str, SeedPool] = {}
+    pools: dict[str, StoredPool] = {}
     if not board:
         return pools
     others = board_sides(board, side.protocol, without=side.encoder)
@@ -186,9 +186,9 @@ def _pools(side: Side, board: Sequence[Path]) -> dict[str, SeedPool]:
         alike = [o.cells[task] for o in others if task in o.cells]
         alike = [c for c in alike if c.conditions == cell.conditions and c.samples == cell.samples]
         tables = [c.scores for c in alike if not c.num_unscored]
-        pool = pooled_seed_variance(tables, cell.clusters)
+        pool = pool_seeds(tables, cell.clusters)
         if pool.df > 0:
-            pools[task] = SeedPool(**pool._asdict())
+            pools[task] = StoredPool(**pool._asdict())
     return pools
 
 
@@ -213,7 +213,7 @@ def describe(baseline: Baseline) -> dict[str, Any]:
 
 def lines(baseline: Baseline) -> Sequence[str]:
     """The pointer in words."""
-    pools: Mapping[str, SeedPool] = baseline.seed_pools
+    pools: Mapping[str, StoredPool] = baseline.seed_pools
     known = f"seed variance of {len(pools)} tasks from a board" if pools else "no seed variance of a board"
     found = [
         f"{baseline.encoder}, protocol {baseline.protocol}, set {baseline.set}"

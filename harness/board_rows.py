@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.comparison import AllPairs, all_pairs, rank
 from harness.family import MIN_INDEPENDENT, FamilyEffect, family_effect, rank_agreement
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ def measure_all(
     task: str,
     tables: Mapping[str, NDArray[Any]],
     clusters: NDArray[Any],
-    pool: SeedVariance,
+    pool: SeedPool,
     *,
     is_probe: bool,
 ) -> MeasuredTask | None:

@@ -23,7 +23,7 @@ from harness.gate_records import CheckReport, SideSummary, TaskVerdict, Verdict
 from harness.gate_sides import Side, TaskCell, differences
 from harness.policy import Policy, TaskPolicy
 from harness.stats import DifferenceParts, Limits, difference_limits, difference_parts
-from harness.variance import Component, SeedVariance, pooled_seed_variance
+from harness.variance import Component, SeedPool, pool_seeds
 
 EXIT_CODES: dict[Verdict, int] = {
     "pass": 0,
@@ -46,7 +46,7 @@ def check(
     policy: Policy,
     *,
     strict: bool = False,
-    pools: Mapping[str, SeedVariance] | None = None,
+    pools: Mapping[str, SeedPool] | None = None,
 ) -> CheckReport:
     """Judge a candidate.
 
@@ -104,7 +104,7 @@ def _notes(baseline: Side, candidate: Side) -> list[str]:
 
 
 def _compare_task(
-    base: TaskCell, cand: TaskCell | None, rule: TaskPolicy, pool: SeedVariance | None
+    base: TaskCell, cand: TaskCell | None, rule: TaskPolicy, pool: SeedPool | None
 ) -> tuple[TaskVerdict, DifferenceParts | None]:
     """Everything but the verdict where the two compare."""
     head = TaskVerdict(
@@ -147,17 +147,14 @@ def _compare_task(
     )
 
 
-def pooled(base: TaskCell, cand: TaskCell, pool: SeedVariance | None) -> SeedVariance:
+def pooled(base: TaskCell, cand: TaskCell, pool: SeedPool | None) -> SeedPool:
     """Seed variance of both sides together, with that of other encoders where it is known."""
-    own = pooled_seed_variance([base.scores, cand.scores], base.clusters)
+    own = pool_seeds([base.scores, cand.scores], base.clusters)
     if pool is None or pool.df == 0:
         return own
     df = own.df + pool.df
-    variance, total = (
-        (own.df * mine + pool.df * others) / df
-        for mine, others in ((own.variance, pool.variance), (own.total, pool.total))
-    )
-    return SeedVariance(variance, df, total)
+    ratio = (own.df * own.ratio + pool.df * pool.ratio) / df
+    return SeedPool(ratio, df, (own.df * own.total + pool.df * pool.total) / df)
 
 
 def _judge(

@@ -35,7 +35,7 @@ from harness.gate_records import CheckReport
 from harness.gate_sides import Side, bundle_folders, first_seeds, read_side
 from harness.home import RESULTS
 from harness.policy import Policy, read_policy, rules_of
-from harness.variance import SeedVariance, pooled_seed_variance
+from harness.variance import SeedPool, pool_seeds
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -110,7 +110,7 @@ def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Path]) 
     return report
 
 
-def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedVariance]]:
+def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedPool]]:
     """The side a pointer or a folder names, and the seed variance that the pointer carries."""
     if path.is_dir():
         return read_side(bundle_folders([path]), what="baseline"), {}
@@ -188,14 +188,14 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
     roots = [root for root in arguments.results or [RESULTS] if root.is_dir()]
     first, second = (_side(name, roots, arguments.protocol) for name in (arguments.a, arguments.b))
-    pools: dict[str, SeedVariance] = {}
+    pools: dict[str, SeedPool] = {}
     by_id = not (Path(arguments.a).is_dir() or Path(arguments.b).is_dir())
     if by_id and roots:
         sides = board_sides(roots, first.protocol)
         for task, cell in first.cells.items():
             alike = [s.cells[task] for s in sides if task in s.cells]
             alike = [c for c in alike if c.samples == cell.samples and c.conditions == cell.conditions]
-            pools[task] = pooled_seed_variance([c.scores for c in alike if not c.num_unscored], cell.clusters)
+            pools[task] = pool_seeds([c.scores for c in alike if not c.num_unscored], cell.clusters)
     found = compare_sides(first, second, pools, replicates=arguments.bootstrap)
     show = comparison_json if arguments.json else comparison_text
     print(show(first, second, found))

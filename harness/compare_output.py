@@ -14,7 +14,7 @@ from harness.check_output import points
 from harness.comparison import Comparison, compare, holm
 from harness.gate_sides import Side, differences
 from harness.tables import text_table
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class TaskComparison:
 
 
 def compare_sides(
-    a: Side, b: Side, pools: Mapping[str, SeedVariance], *, replicates: int = 0
+    a: Side, b: Side, pools: Mapping[str, SeedPool], *, replicates: int = 0
 ) -> list[TaskComparison]:
     """Compare two encoders on every task that either has.
 

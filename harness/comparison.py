@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from harness.stats import Interval, difference_limits, paired_difference
-from harness.variance import ClusterSizes, Component, Floats, SeedPart, SeedVariance, Size, joined, seed_part
+from harness.variance import ClusterSizes, Component, Floats, SeedPart, SeedPool, Size, joined, seed_part
 
 RIGHT = 0.5
 """A sample counts as right when its score, averaged over the seeds, reaches this."""
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedVariance | None = None
+    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedPool | None = None
 ) -> Comparison:
     """Compare two encoders on the same samples.
 
@@ -111,7 +111,7 @@ class AllPairs(NamedTuple):
 
 
 def all_pairs(
-    encoders: Sequence[NDArray[Any]], clusters: NDArray[Any], pool: SeedVariance | None = None
+    encoders: Sequence[NDArray[Any]], clusters: NDArray[Any], pool: SeedPool | None = None
 ) -> AllPairs:
     """`paired_difference` of every two encoders, from one product of matrices.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.comparison import compare
 from harness.pairs import Pair
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 
 def declared_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def difference_rows(
     pairs: Sequence[Pair],
     tables: Mapping[str, NDArray[Any]],
     clusters: NDArray[Any],
-    pool: SeedVariance,
+    pool: SeedPool,
     floors: Collection[str],
 ) -> list[dict[str, Any]]:
     """A row for each pair whose both arms are complete on one task.
@@ -47,7 +47,7 @@ def difference_rows(
 
 
 def _pair_row(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], pool: SeedVariance | None
+    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], pool: SeedPool | None
 ) -> dict[str, Any]:
     """The difference a − b on one task and what goes with it; None stands for what is unknown."""
     found = compare(a, b, clusters, pool)

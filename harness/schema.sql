@@ -80,7 +80,7 @@ CREATE TABLE tasks (
     dataset_digest VARCHAR NOT NULL,
     scorer_digest VARCHAR NOT NULL,
     conditions VARCHAR NOT NULL,
-    seed_variance DOUBLE NOT NULL,
+    seed_ratio DOUBLE NOT NULL,
     seed_df DOUBLE NOT NULL,
     seed_total DOUBLE NOT NULL,
     PRIMARY KEY (protocol, task)

@@ -25,7 +25,7 @@ from harness.gate_records import CheckReport
 from harness.gate_sides import Side, TaskCell
 from harness.policy import Policy, TaskPolicy
 from harness.tables import text_table
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 MIN_SEEDS = 20
 """Fewer seeds than this are no test of the check."""
@@ -55,7 +55,7 @@ def self_test(
     *,
     splits: int = SPLITS,
     seeds: tuple[int, int] = (3, 3),
-    pools: Mapping[str, SeedVariance] | None = None,
+    pools: Mapping[str, SeedPool] | None = None,
     seed: int = 0,
 ) -> dict[str, list[Rates]]:
     """Rates of each verdict: {encoder: [overall, task, task …]}; the encoder itself stands for A/A splits.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from harness.stats import Interval, estimate, paired_difference
-from harness.variance import Floats, SeedVariance, pooled_seed_variance
+from harness.variance import Floats, SeedPool, pool_seeds
 
 REST = 0.55
 """Share of the unit latent variance that is fresh in every answer."""
@@ -62,7 +62,7 @@ class Covered(NamedTuple):
 
 
 Scores = NDArray[Any]
-Method = Callable[[Scores, Scores | None, Scores, SeedVariance | None], Interval]
+Method = Callable[[Scores, Scores | None, Scores, SeedPool | None], Interval]
 """(scores, other scores or None, clusters, pool) -> interval of the mean, or of the difference."""
 
 
@@ -89,7 +89,7 @@ def simulate(world: World, num_worlds: int, seed: int = 0) -> dict[tuple[str, bo
 
 def _draws(
     world: World, num_worlds: int, seed: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], SeedVariance | None]]:
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], SeedPool | None]]:
     """Scores (seeds, samples) of two encoders, clusters (samples,), and the pooled seed variance."""
     rng = np.random.default_rng(seed)
     for _ in range(num_worlds):
@@ -98,7 +98,7 @@ def _draws(
         if world.pool:
             three = replace(world, num_seeds=3, pool=0)
             others = [_pair(three, clusters, rng) for _ in range(world.pool // 2)]
-            pool = pooled_seed_variance([table for pair in others for table in pair], clusters)
+            pool = pool_seeds([table for pair in others for table in pair], clusters)
         yield (*_pair(world, clusters, rng), clusters, pool)
 
 
@@ -146,12 +146,12 @@ def _answers(latent: NDArray[Any], *, soft: bool, rng: np.random.Generator) -> N
     return right.astype(np.float64)
 
 
-def ours(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
+def ours(a: Scores, b: Scores | None, clusters: Scores, pool: SeedPool | None) -> Interval:
     """What every page prints."""
     return estimate(a, clusters, pool) if b is None else paired_difference(a, b, clusters, pool)
 
 
-def items_only(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
+def items_only(a: Scores, b: Scores | None, clusters: Scores, pool: SeedPool | None) -> Interval:
     """Every answer of every seed an observation of its own: the interval most boards print."""
     del clusters, pool
     rows = (a if b is None else a - b).reshape(-1)
@@ -160,14 +160,14 @@ def items_only(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance
     return Interval(mean, mean - half, mean + half, half, math.inf)
 
 
-def seeds_ignored(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
+def seeds_ignored(a: Scores, b: Scores | None, clusters: Scores, pool: SeedPool | None) -> Interval:
     """Clustered, but the seeds at hand are taken for all there are."""
     del pool
     averaged = a.mean(axis=0, keepdims=True)
     return ours(averaged, None if b is None else b.mean(axis=0, keepdims=True), clusters, None)
 
 
-def unclustered(a: Scores, b: Scores | None, clusters: Scores, pool: SeedVariance | None) -> Interval:
+def unclustered(a: Scores, b: Scores | None, clusters: Scores, pool: SeedPool | None) -> Interval:
     """Seeds counted, samples of one picture taken for independent."""
     return ours(a, b, np.arange(len(clusters)), pool)
 

@@ -30,7 +30,7 @@ from scipy import special
 from harness.variance import (
     Component,
     Floats,
-    SeedVariance,
+    SeedPool,
     Size,
     cluster_variance,
     joined,
@@ -67,13 +67,13 @@ class Limits(NamedTuple):
 def estimate(
     scores: NDArray[Any],
     clusters: NDArray[Any],
-    seed_pool: SeedVariance | None = None,
+    seed_pool: SeedPool | None = None,
     level: float = 0.95,
 ) -> Interval:
     """Mean over seeds and samples with its t interval, clipped to [0, 1].
 
-    See the module's text. The t interval is joined with Wilson's (1927) for as many independent trials as
-    give one of this width: near 0 and 1 the t interval is too far out, and 1,000 right of 1,000 is never
+    See the module's text. The t interval is joined with Wilson's (1927) for as many independent trials as the
+    samples are worth: near 0 and 1 the t interval is too far out, and 1,000 right of 1,000 is never
     "exactly 1".
 
     Args:
@@ -98,7 +98,8 @@ def estimate(
     seeds = seed_part(table, clusters, seed_pool)
     got = limits(value, [Component(samples, samples_df), seeds.component], level)
     low, high = float(got.low), float(got.high)
-    trials = effective_trials(value, (high - low) / 2, table.shape[1], level)
+    half = float(special.stdtrit(max(samples_df, 1.0), 0.5 + level / 2)) * math.sqrt(samples)
+    trials = effective_trials(value, half, table.shape[1], level)
     wilson_low, wilson_high = wilson(value, trials, level)
     low, high = min(low, wilson_low), max(high, wilson_high)
     return Interval(value, max(low, 0.0), min(high, 1.0), float(got.se), float(got.df), not seeds.known)
@@ -108,7 +109,7 @@ def paired_difference(
     a: NDArray[Any],
     b: NDArray[Any],
     clusters: NDArray[Any],
-    seed_pool: SeedVariance | None = None,
+    seed_pool: SeedPool | None = None,
     level: float = 0.95,
 ) -> Interval:
     """Difference a − b of two encoders on the same samples, clipped to [-1, 1].
@@ -151,7 +152,7 @@ class DifferenceParts(NamedTuple):
 
 
 def difference_parts(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedVariance | None = None
+    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedPool | None = None
 ) -> DifferenceParts:
     """The difference a − b and the components of its variance; arguments as in `paired_difference`.
 
@@ -253,12 +254,14 @@ def limits(value: Any, components: Sequence[Component], level: float = 0.95, aga
 def effective_trials(value: float, half: float, num_samples: int, level: float = 0.95) -> float:
     """Independent trials whose normal interval would be as wide: share·(1 − share)·(z/half)².
 
-    The effective sample size of Korn & Graubard (1998, Survey Methodology 24:193), here with all
-    components of the variance; soft scores and several seeds make it larger than n, clusters smaller.
-    Where nothing varies, nothing tells the design's effect, and n counts.
+    The effective sample size of Korn & Graubard (1998, Survey Methodology 24:193); soft scores and several
+    seeds make it larger than n, clusters smaller. Where nothing varies, nothing tells the design's effect,
+    and n counts.
     """
     if half == 0:
         return float(num_samples)
+    if not math.isfinite(half):
+        return 0.0
     return value * (1 - value) * (float(special.ndtri(0.5 + level / 2)) / half) ** 2
 
 

@@ -38,7 +38,7 @@ from harness.store_files import (
     write_error,
     writer_lock,
 )
-from harness.variance import SeedVariance, pooled_seed_variance
+from harness.variance import SeedPool, pool_seeds
 
 __all__ = ["STORE_VERSION", "IngestReport", "ingest", "open_store"]
 
@@ -315,7 +315,7 @@ def _measure_task(
     floors = {entry.encoder for entry in column if entry.run.submission.floor is not None}
     apart = floors | {entry.encoder for entry in column if entry.run.tier == TIERS[-1]}
     ranked = {encoder: table for encoder, table in tables.items() if encoder not in apart}
-    pool = pooled_seed_variance(list(ranked.values()), clusters)
+    pool = pool_seeds(list(ranked.values()), clusters)
     metrics = []
     for encoder, runs in cells.items():
         row = _metric_row(runs)
@@ -327,7 +327,7 @@ def _measure_task(
         "num_expected": first.run.counts.num_expected,
         "scorer_digest": first.scorer_digest,
         "conditions": first.conditions,
-        "seed_variance": pool.variance,
+        "seed_ratio": pool.ratio,
         "seed_df": pool.df,
         "seed_total": pool.total,
     }
@@ -351,7 +351,7 @@ def _metric_row(runs: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _interval(scores: NDArray[Any], clusters: NDArray[Any], pool: SeedVariance | None) -> dict[str, Any]:
+def _interval(scores: NDArray[Any], clusters: NDArray[Any], pool: SeedPool | None) -> dict[str, Any]:
     got = estimate(scores, clusters, pool)
     # SQL has NULL for "unknown"; an infinite standard error would poison every sum it meets.
     known = bool(np.isfinite(got.se))

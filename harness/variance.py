@@ -44,6 +44,17 @@ class SeedVariance(NamedTuple):
     """Variance between the seeds' means, `rest` included: what `variance` was estimated from."""
 
 
+class SeedPool(NamedTuple):
+    """Seed variance pooled over encoders, as a share of p(1 − p), the most a score of mean p can vary."""
+
+    ratio: float
+    """Of the seeds' own effect; may come out negative by chance and then counts as 0."""
+    df: float
+    """Degrees of freedom; 0: unknown."""
+    total: float = 0.0
+    """Of the seeds' means, `rest` included: what `ratio` was estimated from."""
+
+
 class SeedPart(NamedTuple):
     """The seeds' share of the variance of one encoder's mean, or of many at once: each (…)."""
 
@@ -152,26 +163,39 @@ def seed_variance(scores: NDArray[Any], clusters: NDArray[Any]) -> SeedVariance:
     return SeedVariance(total - rest, num_seeds - 1.0, total)
 
 
-def pooled_seed_variance(encoders: Sequence[NDArray[Any]], clusters: NDArray[Any]) -> SeedVariance:
-    """Seed variance pooled over encoders of one task: Σ df·variance / Σ df (the pooled variance of ANOVA).
+def pool_seeds(encoders: Sequence[NDArray[Any]], clusters: NDArray[Any]) -> SeedPool:
+    """Seed variance pooled over encoders of one task, as a share of p(1 − p).
+
+    Σ df·variance / Σ df·p(1 − p): an encoder that reads nothing has nothing to vary in, and one whose seeds
+    differ by twenty points must not lend it these. So an overdispersion is pooled, one for all encoders of a
+    task (Williams 1982, Applied Statistics 31:144), and each takes its own variance from it. Degrees of
+    freedom: (Σ df·p(1 − p))² / Σ df·(p(1 − p))², Satterthwaite's for such a sum.
 
     Args:
         encoders: one (seeds, samples) array an encoder; those with one seed add nothing.
         clusters: (samples,), of all of them.
 
     >>> one, other = np.array([[0.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 0.0], [0.0, 0.0]])
-    >>> pooled_seed_variance([one, other], np.arange(2))
-    SeedVariance(variance=0.0625, df=2.0, total=0.0625)
+    >>> pool = pool_seeds([one, other], np.arange(2))
+    >>> round(pool.ratio, 6), pool.df
+    (0.666667, 1.0)
     """
     parts = [seed_variance(scores, clusters) for scores in encoders]
+    room = [spread_of(float(np.mean(scores))) for scores in encoders]
     df = sum(part.df for part in parts)
-    if df == 0:
-        return SeedVariance(0.0, 0.0)
-    variance, total = (sum(p.df * getattr(p, name) for p in parts) / df for name in ("variance", "total"))
-    return SeedVariance(variance, df, total)
+    weight = sum(part.df * r for part, r in zip(parts, room, strict=True))
+    if weight == 0:
+        return SeedPool(0.0, df)
+    ratio, total = (sum(p.df * getattr(p, name) for p in parts) / weight for name in ("variance", "total"))
+    return SeedPool(ratio, weight**2 / sum(p.df * r**2 for p, r in zip(parts, room, strict=True)), total)
 
 
-def seed_part(table: Floats, clusters: NDArray[Any], pool: SeedVariance | None) -> SeedPart:
+def spread_of(mean: float) -> float:
+    """p(1 − p)."""
+    return mean * (1 - mean)
+
+
+def seed_part(table: Floats, clusters: NDArray[Any], pool: SeedPool | None) -> SeedPart:
     """The seeds' share of the variance of an encoder's mean.
 
     Args:
@@ -181,7 +205,8 @@ def seed_part(table: Floats, clusters: NDArray[Any], pool: SeedVariance | None) 
     """
     num_seeds = len(table)
     if pool is not None and pool.df > 0 and num_seeds < FEW_SEEDS:
-        found, pooled = pool, True
+        room = spread_of(float(table.mean()))
+        found, pooled = SeedVariance(pool.ratio * room, pool.df, pool.total * room), True
     else:
         found, pooled = seed_variance(table, clusters), False
     if found.df == 0:

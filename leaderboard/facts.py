@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 CellKey = tuple[str, str, str]
 """protocol, encoder, task."""
@@ -62,7 +62,7 @@ class Facts:
     runs: tuple[RunFacts, ...]
     scores: Mapping[CellKey, ScoreTable]
     """Complete cells only."""
-    seed_pools: Mapping[tuple[str, str], SeedVariance]
+    seed_pools: Mapping[tuple[str, str], SeedPool]
     """(protocol, task) -> seed variance pooled over its encoders without the floors, as the index used it."""
     chances: Mapping[tuple[str, str], float]
     """(protocol, task) -> chance level, as the runs recorded it."""

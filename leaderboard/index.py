@@ -22,7 +22,7 @@ from harness.records import Metric, Protocol, Submission
 from harness.store import open_store
 from harness.store_files import read_error
 from harness.task import known_tasks, read_task
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
 
 _METRIC_COLUMNS = (
@@ -77,7 +77,7 @@ def _read(
     ]
     columns = _rows(
         connection,
-        "SELECT protocol, task, suite, chance, seed_variance, seed_df, seed_total FROM tasks "
+        "SELECT protocol, task, suite, chance, seed_ratio, seed_df, seed_total FROM tasks "
         "ORDER BY protocol, task",
     )
     installed = set(known_tasks(tasks_dir))
@@ -89,7 +89,7 @@ def _read(
         runs=runs,
         scores=_score_tables(connection, metrics),
         seed_pools={
-            (c["protocol"], c["task"]): SeedVariance(c["seed_variance"], c["seed_df"], c["seed_total"])
+            (c["protocol"], c["task"]): SeedPool(c["seed_ratio"], c["seed_df"], c["seed_total"])
             for c in columns
         },
         chances={(c["protocol"], c["task"]): c["chance"] for c in columns},

@@ -25,7 +25,7 @@ from scipy import stats as scipy_stats
 from harness.bootstrap import paired_bootstrap
 from harness.comparison import all_pairs
 from harness.stats import paired_difference
-from harness.variance import pooled_seed_variance
+from harness.variance import pool_seeds
 
 SAMPLES, IMAGES, REPLICATES = 214_354, 40_504, 10_000
 SCIPY_SLICE = 100
@@ -131,7 +131,7 @@ def bench_all_pairs() -> bool:
     tables = [
         (hardness + skill + rng.standard_normal((3, samples)) > 0).astype(np.float32) for skill in skills
     ]
-    pool = pooled_seed_variance(tables[:50], clusters)
+    pool = pool_seeds(tables[:50], clusters)
     ours_s, found = timed(lambda: all_pairs(tables, clusters, pool))
     pairs = [tuple(rng.choice(encoders, 2, replace=False)) for _ in range(LOOP_SLICE)]
     loop_s, single = timed(

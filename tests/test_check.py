@@ -22,7 +22,7 @@ from harness.cli import main
 from harness.errors import UsageError
 from harness.gate_sides import Side, TaskCell, bundle_folders, read_side
 from harness.policy import Policy, TaskPolicy, read_policy
-from harness.variance import SeedVariance
+from harness.variance import SeedPool
 
 OTHER = "eyechart_mini_rec"
 POLICY = f"schema = 1\n[tasks.{TASK}]\nmargin = 0.05\n"
@@ -235,9 +235,10 @@ def test_a_boards_seed_variance_narrows_the_interval(base, tmp_path) -> None:
     sides = [read_side(bundle_folders([p])) for p in (base, tmp_path)]
     cells = [s.cells[TASK] for s in sides]
     own = pooled(*cells, None)
-    wide = pooled(*cells, SeedVariance(own.variance, 40.0, own.total))
-    assert (own.df, wide.df) == (4, 44)
-    assert wide.variance == pytest.approx(own.variance)
+    wide = pooled(*cells, SeedPool(own.ratio, 40.0, own.total))
+    assert own.df == pytest.approx(4, rel=0.01)
+    assert wide.df == pytest.approx(own.df + 40)
+    assert wide.ratio == pytest.approx(own.ratio)
 
 
 def test_the_report_follows_its_schema(base, tmp_path, policy, capsys) -> None:

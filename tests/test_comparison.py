@@ -19,7 +19,7 @@ from harness.comparison import all_pairs, compare, detectable, holm, rank
 from harness.family import family_effect, independent_groups, rank_agreement
 from harness.simulation import World, simulate
 from harness.stats import paired_difference
-from harness.variance import ClusterSizes, SeedVariance, cluster_variance, pooled_seed_variance
+from harness.variance import ClusterSizes, SeedPool, cluster_variance, pool_seeds
 
 FIELDS = ("value", "low", "high", "se", "df", "p")
 
@@ -75,7 +75,7 @@ def test_all_pairs_are_what_a_loop_over_pairs_gives(seed: int) -> None:
     clusters = rng.integers(0, 40, 160)
     tables = [draw(seed * 10 + i, 0.5 + 0.05 * i, seeds=1 + i % 3, samples=160) for i in range(7)]
     tables.append(tables[0].copy())
-    pool = pooled_seed_variance(tables, clusters) if seed % 2 else None
+    pool = pool_seeds(tables, clusters) if seed % 2 else None
     found = all_pairs(tables, clusters, pool)
     for i, j in combinations(range(8), 2):
         for x, y in ((i, j), (j, i)):
@@ -249,7 +249,7 @@ def test_a_true_null_is_rejected_as_rarely_as_said() -> None:
 
 def test_a_pool_that_both_sides_share_counts_once() -> None:
     a, b = draw(1, seeds=1), draw(2, seeds=1)
-    pool = SeedVariance(0.05**2, 6.0, 0.05**2)
+    pool = SeedPool(0.5, 6.0, 0.5)
     found = paired_difference(a, b, np.arange(600), pool)
     # Seeds dominate: their common degrees of freedom are the pool's, not twice as many.
     assert 6 <= found.df < 7

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
 from harness import bootstrap, comparison, family, stats, variance
 from harness.stats import estimate, paired_difference
-from harness.variance import FEW_SEEDS, SeedVariance, pooled_seed_variance, seed_variance
+from harness.variance import FEW_SEEDS, SeedPool, pool_seeds, seed_variance
 
 
 def draw(seed: int, seeds: int = 3, clusters: int = 60, size: int = 4) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -107,26 +107,30 @@ def test_one_large_cluster_costs_degrees_of_freedom() -> None:
 def test_seed_noise_widens_and_the_pool_stands_in_for_a_single_seed() -> None:
     scores, labels = draw(10)
     one = estimate(scores[:1], labels)
-    pooled = estimate(scores[:1], labels, SeedVariance(0.02**2, 20, 0.02**2))
+    room = scores[:1].mean() * (1 - scores[:1].mean())
+    pooled = estimate(scores[:1], labels, SeedPool(0.02**2 / room, 20, 0.02**2 / room))
     assert one.seeds_unknown
     assert not pooled.seeds_unknown
     assert pooled.se == pytest.approx(math.hypot(one.se, 0.02))
-    few = estimate(scores, labels, SeedVariance(0.02**2, 20))
-    assert few.se**2 == pytest.approx(estimate(scores, labels, SeedVariance(0, 20)).se ** 2 + 0.02**2 / 3)
+    room = scores.mean() * (1 - scores.mean())
+    few = estimate(scores, labels, SeedPool(0.02**2 / room, 20))
+    assert few.se**2 == pytest.approx(estimate(scores, labels, SeedPool(0, 20)).se ** 2 + 0.02**2 / 3)
 
 
 def test_many_seeds_speak_for_themselves() -> None:
     scores, labels = draw(11, seeds=FEW_SEEDS)
-    assert estimate(scores, labels, SeedVariance(0.1, 99)) == estimate(scores, labels)
+    assert estimate(scores, labels, SeedPool(0.1, 99)) == estimate(scores, labels)
 
 
 def test_the_pool_weighs_encoders_by_their_seeds() -> None:
     (three, labels), two, one = draw(12), draw(13, seeds=2)[0], draw(14, seeds=1)[0]
-    pool = pooled_seed_variance([three, two, one], labels)
+    pool = pool_seeds([three, two, one], labels)
     parts = seed_variance(three, labels), seed_variance(two, labels)
-    want = (2 * parts[0].variance + parts[1].variance) / 3
-    assert pool[:2] == pytest.approx((want, 3))
-    nothing = pooled_seed_variance([one], labels)
+    room = [table.mean() * (1 - table.mean()) for table in (three, two)]
+    weight = 2 * room[0] + room[1]
+    want = (2 * parts[0].variance + parts[1].variance) / weight
+    assert pool[:2] == pytest.approx((want, weight**2 / (2 * room[0] ** 2 + room[1] ** 2)))
+    nothing = pool_seeds([one], labels)
     assert nothing == (0, 0, 0)
     assert estimate(one, draw(14)[1], nothing).seeds_unknown
 
@@ -148,6 +152,20 @@ def test_equal_answers_leave_room_for_an_overlooked_difference() -> None:
     all_won = paired_difference(np.ones((1, 60)), np.zeros((1, 60)), np.arange(60))
     assert all_won.high == 1
     assert 0.8 < all_won.low < 1
+
+
+def test_an_encoder_that_reads_nothing_borrows_no_noise() -> None:
+    """Two encoders whose seeds differ by forty points, and one at 0: its interval stays narrow."""
+    rng = np.random.default_rng(18)
+    levels = rng.uniform(0.4, 0.9, (2, 3, 1))
+    noisy = [(rng.random((3, 1000)) < level).astype(float) for level in levels]
+    labels = np.arange(1000)
+    pool = pool_seeds([*noisy, np.zeros((3, 1000))], labels)
+    nearly = np.zeros((3, 1000))
+    nearly[1, 5] = 1
+    assert estimate(np.zeros((3, 1000)), labels, pool).high < 0.005
+    assert estimate(nearly, labels, pool).high < 0.02
+    assert estimate(noisy[0][:1], labels, pool).high - estimate(noisy[0][:1], labels, pool).low > 0.2
 
 
 def test_one_cluster_says_nothing() -> None:
@@ -176,7 +194,7 @@ def test_intervals_cover_with_seeds_and_clusters(seeds: int, pool_of: int) -> No
 
     covered = naive = 0
     for _ in range(600):
-        pool = pooled_seed_variance([encoder(3) for _ in range(pool_of)], labels) if pool_of else None
+        pool = pool_seeds([encoder(3) for _ in range(pool_of)], labels) if pool_of else None
         scores = encoder(seeds)
         got = estimate(scores, labels, pool)
         covered += got.low <= 0.65 <= got.high

@@ -96,8 +96,8 @@ def test_intervals_come_from_samples_clusters_and_pooled_seeds(root: Path, db: P
     for encoder in ("vit", "resnet", "blind"):
         sql = f"SELECT seed, score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
         tables[encoder] = np.array([score for _, score in query(db, sql)]).reshape(3, 60)
-    pool = variance.pooled_seed_variance([tables["vit"], tables["resnet"]], clusters)
-    assert query(db, "SELECT seed_variance, seed_df, seed_total FROM tasks") == [pytest.approx(pool)]
+    pool = variance.pool_seeds([tables["vit"], tables["resnet"]], clusters)
+    assert query(db, "SELECT seed_ratio, seed_df, seed_total FROM tasks") == [pytest.approx(pool)]
     for encoder, want in [
         ("vit", stats.estimate(tables["vit"], clusters, pool)),
         ("resnet", stats.estimate(tables["resnet"], clusters, pool)),
@@ -145,7 +145,7 @@ def test_pairs_carry_the_difference_and_what_goes_with_it(root: Path, db: Path) 
     for encoder in ("vit", "resnet"):
         sql = f"SELECT score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
         tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
-    pool = variance.pooled_seed_variance(list(tables.values()), np.arange(60) // 3)
+    pool = variance.pool_seeds(list(tables.values()), np.arange(60) // 3)
     want = stats.paired_difference(tables["resnet"], tables["vit"], np.arange(60) // 3, pool)
     columns = "difference, ci_low, ci_high, se, df"
     assert query(db, f"SELECT {columns} FROM pairs") == [pytest.approx(want[:5])]
@@ -207,7 +207,7 @@ def test_a_pair_with_a_floor_has_the_wider_interval(root: Path, db: Path) -> Non
     for encoder in ("vit", "resnet", "blind"):
         sql = f"SELECT score FROM samples WHERE encoder = '{encoder}' ORDER BY seed, sample_id"
         tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
-    pool = variance.pooled_seed_variance([tables["vit"], tables["resnet"]], np.arange(60) // 3)
+    pool = variance.pool_seeds([tables["vit"], tables["resnet"]], np.arange(60) // 3)
     arms = (tables["resnet"], tables["blind"], np.arange(60) // 3)
     both = stats.paired_difference(*arms, pool), stats.paired_difference(*arms)
     widest = max(both, key=lambda d: d.high - d.low)
