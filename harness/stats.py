@@ -20,6 +20,7 @@ over. (b) mends that; docs/statistics.md measures both. p values are those of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
