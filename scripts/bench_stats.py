@@ -20,10 +20,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
 import bench_store
 import numpy as np
+import pyarrow as pa
 from scipy import stats as scipy_stats
 
+from harness import bundle
 from harness.bootstrap import paired_bootstrap
+from harness.bundle import run_key
 from harness.comparison import all_pairs
+from harness.files import write_json, write_parquet
+from harness.records import Counts, Run, Submission
 from harness.stats import paired_difference
 from harness.variance import pool_seeds
 
@@ -177,18 +182,56 @@ def bench_check() -> bool:
 
 
 def write_main_sized(root: Path) -> None:
-    """Two encoders of three seeds on tasks of the main suite's sizes, and a policy."""
-    from stored_runs import write_runs
+    """Two encoders of three seeds on tasks of the main suite's sizes, and a policy.
+
+    Sealed as `harness.bundle` does it, from arrays: a record a sample would take minutes.
+    """
+    from stored_runs import HEX, submission
 
     rng = np.random.default_rng(2)
     policy = ["schema = 1"]
     for task, count in CHECK_TASKS.items():
         policy += [f"[tasks.{task}]", "margin = 0.05"]
         shares = rng.uniform(0.3, 0.9, count)
+        ids = pa.array([f"{i:09}" for i in range(count)])
+        shared = {"sample_id": ids, "cluster": pa.array([f"img-{i // 5}" for i in range(count)])}
+        scored, hashes = pa.repeat("scored", count), pa.repeat("ab" * 8, count)
+        said = {"prompt_hash": hashes, "answer": pa.repeat("yes", count), "status": scored}
+        answers = pa.table({"sample_id": ids, **said})
         for side in ("base", "cand"):
-            scores = (rng.random((3, count)) < shares).astype(float)
-            write_runs(root / side, side, scores, task, cluster_size=5)
+            for seed in range(3):
+                made = example_run(submission(side), task, seed, count, HEX)
+                scores = pa.array((rng.random(count) < shares).astype(float))
+                table = pa.table({**shared, "score": scores, "status": scored})
+                folder = root / side / "mini" / side / run_key(made)[:16]
+                write_json(folder / "run.json", made)
+                write_json(folder / "receipt.json", {"frozen": True})
+                write_parquet(folder / "answers.parquet", answers)
+                write_parquet(folder / f"scores-{HEX[:12]}.parquet", table)
+                bundle._seal(folder)  # noqa: SLF001  (no public way to seal what no record was made of)
     (root / "policy.toml").write_text("\n".join(policy))
+
+
+def example_run(of: Submission, task: str, seed: int, count: int, digest: str) -> Run:
+    """The record of one run."""
+    return Run(
+        submission=of,
+        protocol="mini",
+        protocol_version=1,
+        suite="mini",
+        recipes={"feature": digest},
+        task=task,
+        task_digest=digest,
+        dataset_digest=digest,
+        split="validation",
+        metric="exact_match",
+        chance=0.0,
+        seed=seed,
+        engine="hf",
+        dtype="float32",
+        llm_revision=digest,
+        counts=Counts(num_expected=count, num_scored=count, num_unparsed=0, num_error=0, num_missing=0),
+    )
 
 
 def main() -> int:

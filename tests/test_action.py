@@ -1,0 +1,86 @@
+"""The composite action: its script with real bundles, and what its YAML lets inputs do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from stored_runs import TASK, draw, write_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    write_runs(tmp_path / "base", "base", draw(1))
+    write_runs(tmp_path / "good", "good", draw(2))
+    write_runs(tmp_path / "bad", "bad", draw(3, 0.4))
+    (tmp_path / "policy.toml").write_text(f"schema = 1\n[tasks.{TASK}]\nmargin = 0.05\n")
+    program = tmp_path / "bin" / "eyechart"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m harness.cli "$@"\n')
+    program.chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, candidate: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "EYECHART_BASELINE": str(folder / "base"),
+        "EYECHART_CANDIDATE": candidate,
+        "EYECHART_POLICY": str(folder / "policy.toml"),
+        "EYECHART_OUTPUT": str(folder / "out"),
+        "GITHUB_OUTPUT": str(folder / "output"),
+        "GITHUB_STEP_SUMMARY": str(folder / "summary"),
+        **more,
+    }
+    script = str(ROOT / "scripts" / "action_check.sh")
+    return subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_it_ends_with_the_verdict_and_leaves_every_report(bundles: Path) -> None:
+    good = run(bundles, f"{bundles / 'good'}\n")
+    assert good.returncode == 0, good.stderr
+    assert (bundles / "output").read_text() == "verdict=pass\nexit-code=0\n"
+    bad = run(bundles, str(bundles / "bad"))
+    assert bad.returncode == 1
+    assert "::error" in bad.stdout
+    assert (bundles / "output").read_text().endswith("verdict=regression\nexit-code=1\n")
+    assert {p.name for p in (bundles / "out").iterdir()} == {
+        "report.json",
+        "junit.xml",
+        "comment.md",
+        "badge.svg",
+    }
+    assert json.loads((bundles / "out" / "report.json").read_text())["exit_code"] == 1
+    assert "REGRESSION" in (bundles / "summary").read_text()
+
+
+def test_a_mistake_is_no_regression(bundles: Path) -> None:
+    lost = run(bundles, str(bundles / "nowhere"))
+    assert lost.returncode == 2
+    assert (bundles / "output").read_text() == "verdict=error\nexit-code=2\n"
+
+
+def test_names_with_spaces_and_shell_words_stay_names(bundles: Path) -> None:
+    evil = bundles / "a b; touch pwned $(touch pwned)"
+    write_runs(evil, "good", draw(2))
+    assert run(bundles, str(evil)).returncode == 0
+    assert not list(bundles.rglob("pwned")) and not (ROOT / "pwned").exists()
+
+
+def test_inputs_reach_the_script_as_variables_only() -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    steps = action["runs"]["steps"]
+    assert action["runs"]["using"] == "composite"
+    assert all("${{" not in step.get("run", "") for step in steps)
+    assert all(step.get("shell") == "bash" for step in steps if "run" in step)
+    used = set(re.findall(r"inputs\.([a-z]+)", (ROOT / "action.yml").read_text()))
+    assert used == set(action["inputs"])
