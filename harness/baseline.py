@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from harness.bundle import read_bundle
 from harness.digest import digest_json
 from harness.errors import IntegrityError, UsageError
 from harness.files import read_json, write_json
-from harness.gate_sides import Side, bundle_folders, read_side
+from harness.gate_sides import Side, bundle_folders, is_file, is_folder, read_side
 from harness.record_json import record_from_json
 from harness.variance import SeedPool, pool_seeds
 
 BASELINE_SCHEMA_VERSION = 1
+MAX_TEXT = 4096
+MAX_DF = 1e6
+"""More degrees of freedom than any board's seeds have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +82,7 @@ def read_baseline(path: Path) -> Baseline:
         UsageError: no such file.
         IntegrityError: not a pointer, or of another schema version.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError("no baseline", where=str(path), fix="run `eyechart baseline set FOLDER`")
     data = read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -89,7 +93,22 @@ def read_baseline(path: Path) -> Baseline:
             found=repr(version),
             expected=str(BASELINE_SCHEMA_VERSION),
         )
-    return record_from_json(Baseline, data, str(path))
+    made = record_from_json(Baseline, data, str(path))
+    _refuse_odd(made, str(path))
+    return made
+
+
+def _refuse_odd(made: Baseline, where: str) -> None:
+    """What no `eyechart baseline` writes: an edited pointer could widen or close every interval."""
+    if not made.bundles:
+        raise IntegrityError("the baseline points at nothing", where=where)
+    for text in (made.protocol, made.encoder, made.set, made.reason, *made.bundles):
+        if not text.isprintable() or len(text) > MAX_TEXT:
+            raise IntegrityError("odd text in the baseline", where=where, found=ascii(text)[:80])
+    for task, pool in made.seed_pools.items():
+        sound = all(math.isfinite(x) for x in (pool.ratio, pool.df, pool.total))
+        if not (sound and 0 < pool.df <= MAX_DF and -1 <= pool.ratio <= 1 and 0 <= pool.total <= 1):
+            raise IntegrityError("a seed variance that cannot be", where=f"{where}: {task}", found=str(pool))
 
 
 def resolve(path: Path, baseline: Baseline) -> Side:
@@ -101,7 +120,7 @@ def resolve(path: Path, baseline: Baseline) -> Side:
     folders = []
     for place, digest in sorted(baseline.bundles.items()):
         folder = path.parent / place
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise IntegrityError(
                 "a bundle of the baseline is not here",
                 where=str(folder),
@@ -116,7 +135,12 @@ def resolve(path: Path, baseline: Baseline) -> Side:
                 expected=digest[:16],
             )
         folders.append(folder)
-    return read_side(folders, baseline.protocol, "baseline")
+    side = read_side(folders, baseline.protocol, "baseline")
+    if side.encoder != baseline.encoder:
+        raise IntegrityError(
+            "not the encoder of the baseline", where=str(path), found=side.encoder, expected=baseline.encoder
+        )
+    return side
 
 
 def make_baseline(
@@ -171,9 +195,15 @@ def promote(
 ) -> Baseline:
     """Point at other bundles and remember what was pointed at before; errors as `make_baseline`."""
     past = PastBaseline(encoder=old.encoder, digest=old.digest, set=old.set, reason=old.reason)
-    return make_baseline(
+    made = make_baseline(
         path, folders, protocol=old.protocol, reason=reason, board=board, history=(*old.history, past)
     )
+    if board or not old.seed_pools:
+        return made
+    # Without a board the variance that the old pointer carried stays: a promotion must not widen intervals.
+    kept = replace(made, seed_pools=old.seed_pools)
+    write_json(path, kept)
+    return kept
 
 
 def _pools(side: Side, board: Sequence[Path]) -> dict[str, StoredPool]:

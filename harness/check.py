@@ -4,8 +4,8 @@ Non-inferiority, task by task, on the same samples. With d the difference candid
 and [low, high] the interval of `harness.stats`, seeds and clusters included:
 
     pass          low > −δ: a loss of more than δ is excluded
-    regression    d < −δ and the one-sided p of "the true loss is at most δ" is below half of 1 − level, after
-                  Holm over all gating tasks: all of them together raise a false alarm that rarely
+    regression    high < −δ, and the one-sided p of "the true loss is at most δ" is below half of 1 − level,
+                  after Holm over all gating tasks: all of them together raise a false alarm that rarely
     inconclusive  neither
     not comparable, incomplete: nothing is computed, and the reason is named
 
@@ -47,6 +47,7 @@ def check(
     *,
     strict: bool = False,
     pools: Mapping[str, SeedPool] | None = None,
+    explain: bool = True,
 ) -> CheckReport:
     """Judge a candidate.
 
@@ -57,6 +58,7 @@ def check(
         policy: level and looks.
         strict: inconclusive fails whatever the policy says.
         pools: seed variance of tasks known from other encoders, as the baseline's pointer carries it.
+        explain: say what would settle an inconclusive task; costs more than all the rest.
     """
     strict = strict or policy.inconclusive == "fail"
     found: list[TaskVerdict] = []
@@ -66,7 +68,7 @@ def check(
         found.append(verdict)
         if part is not None:
             parts[task] = part
-    found = _judge(found, parts, policy)
+    found = _judge(found, parts, policy, explain=explain)
     worst = min((v.verdict for v in found if v.importance == "gating"), key=_ORDER.index)
     code = STRICT_INCONCLUSIVE if worst == "inconclusive" and strict else EXIT_CODES[worst]
     return CheckReport(
@@ -111,7 +113,9 @@ def _compare_task(
         task=base.task, importance=rule.importance, verdict="incomplete", margin=rule.margin, reason=""
     )
     if cand is None:
-        return replace(head, reason="the candidate has no run of this task"), None
+        return replace(
+            head, reason="the candidate has no run of this task, or not of all seeds asked for"
+        ), None
     differing = differences(base.conditions, cand.conditions)
     if base.samples != cand.samples:
         differing.append("sample set")
@@ -158,7 +162,7 @@ def pooled(base: TaskCell, cand: TaskCell, pool: SeedPool | None) -> SeedPool:
 
 
 def _judge(
-    found: Sequence[TaskVerdict], parts: Mapping[str, DifferenceParts], policy: Policy
+    found: Sequence[TaskVerdict], parts: Mapping[str, DifferenceParts], policy: Policy, *, explain: bool
 ) -> list[TaskVerdict]:
     """Intervals, Holm over the gating tasks (absent ones count as tests, too), verdicts and sentences."""
     gating = [v.task for v in found if v.importance == "gating"]
@@ -171,6 +175,13 @@ def _judge(
             continue
         p = float(adjusted.get(verdict.task, raw[verdict.task]))
         judged.append(_verdict_of(verdict, parts[verdict.task], p, policy))
+        if explain and judged[-1].verdict == "inconclusive" and parts[verdict.task].known:
+            level = 1 - policy.alpha / (
+                max(len(gating), 1) if parts[verdict.task].value < -verdict.margin else 1
+            )
+            judged[-1] = replace(
+                judged[-1], needs=needed(parts[verdict.task], verdict.margin, level, verdict)
+            )
     return judged
 
 
@@ -193,13 +204,17 @@ def _verdict_of(
         verdict = "inconclusive"
         reason = f"{span}, and one seed a side says nothing about training noise"
         needs = "at least 3 seeds a side, or a baseline that carries the seed variance of a board"
-    elif low > -found.margin:
+    elif low > -found.margin or found.margin >= 1:
         verdict, reason = "pass", f"{span}: a loss beyond {margin} is excluded"
-    elif parts.value < -found.margin and p_regression < policy.alpha / 2:
+    elif high < -found.margin and p_regression < policy.alpha / 2:
         verdict, reason = "regression", f"{span}: beyond {margin}, and beyond noise"
+    elif high < -found.margin:
+        verdict, reason = (
+            "inconclusive",
+            f"{span}: beyond {margin}, but not beyond noise over all gating tasks",
+        )
     else:
         verdict, reason = "inconclusive", f"{span} straddles {margin}"
-        needs = needed(parts, found.margin, 1 - policy.alpha, found)
     return replace(
         found,
         verdict=verdict,
@@ -218,6 +233,8 @@ def needed(parts: DifferenceParts, margin: float, level: float, sizes: TaskVerdi
     More seeds shrink the seeds' components by the number of seeds, more samples the samples' by theirs; the
     part of the samples' variance that more seeds would average away too is left alone, so it is no promise.
     """
+    if parts.size.clusters < 2:
+        return "one cluster says nothing about others"
     gap = abs(parts.value + margin)
     seeds = min(sizes.seeds_baseline or 1, sizes.seeds_candidate or 1)
 

@@ -19,7 +19,7 @@ from harness.baseline import (
     read_baseline,
     resolve,
 )
-from harness.check import check
+from harness.check import STRICT_INCONCLUSIVE, check
 from harness.check_output import (
     as_annotations,
     as_badge,
@@ -29,10 +29,10 @@ from harness.check_output import (
     as_text,
     summary_line,
 )
-from harness.errors import UsageError
+from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
 from harness.gate_records import CheckReport
-from harness.gate_sides import Side, bundle_folders, first_seeds, read_side
+from harness.gate_sides import Side, bundle_folders, first_seeds, is_folder, read_side
 from harness.home import RESULTS
 from harness.policy import Policy, read_policy, rules_of
 from harness.variance import SeedPool, pool_seeds
@@ -46,8 +46,16 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UsageError("--baseline and --candidate are needed", fix="see `eyechart check --help`")
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     report = judge(arguments.baseline, arguments.candidate, policy, strict=arguments.strict)
-    print(as_json(report) if arguments.json else as_text(report))
     _write_outputs(report, arguments)
+    return say_verdict(report, as_json(report) if arguments.json else as_text(report))
+
+
+def say_verdict(report: CheckReport, text: str) -> int:
+    """Print a report and return its exit code, which stands whether or not somebody reads."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report.exit_code
 
 
@@ -57,7 +65,11 @@ def _self_test(arguments: argparse.Namespace) -> int:
 
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     path: Path = arguments.self_test
+    if arguments.splits < 1:
+        raise UsageError("--splits must be at least 1", found=str(arguments.splits))
     sides = unpack(path) if path.is_file() else board_sides([path], arguments.protocol)
+    if not sides:
+        raise UsageError("no runs of this protocol", where=str(path), found=arguments.protocol)
     whole = max(sides, key=lambda side: min(len(c.seeds) for c in side.cells.values()))
     rules = rules_of(policy, {task: cell.task_digest for task, cell in whole.cells.items()})
     found = self_test(sides, rules, policy, splits=arguments.splits)
@@ -93,16 +105,16 @@ def judge(
     return check(base, other, rules, policy, strict=strict, pools=pools)
 
 
-def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Path]) -> CheckReport:
+def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Sequence[Path]]) -> CheckReport:
     """Measure a candidate with as many seeds as the policy declares, and with more only while inconclusive.
 
     Args:
         baseline: a pointer file, or a folder of bundles.
         policy: its `seeds` are the looks; `alpha` is shared out over them, so that stopping early is fair.
-        measure: takes a number of seeds, measures 0 to that less 1, and returns the folder of bundles.
+        measure: takes a number of seeds, measures 0 to that less 1, and returns their bundles.
     """
     for number, count in enumerate(policy.seeds, 1):
-        report = judge(baseline, [measure(count)], policy, num_seeds=count)
+        report = judge(baseline, measure(count), policy, num_seeds=count)
         look = f"look {number} of {len(policy.seeds)}, {count} seeds"
         print(f"eyechart: {look}: {summary_line(report)}", file=sys.stderr)
         if report.verdict != "inconclusive":
@@ -112,7 +124,7 @@ def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Path]) 
 
 def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedPool]]:
     """The side a pointer or a folder names, and the seed variance that the pointer carries."""
-    if path.is_dir():
+    if is_folder(path):
         return read_side(bundle_folders([path]), what="baseline"), {}
     pointer = read_baseline(path)
     return resolve(path, pointer), pointer.pools
@@ -129,17 +141,34 @@ def _write_outputs(report: CheckReport, arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path is not None:
             made = make(report)
-            write_atomic(path, made.encode() if isinstance(made, str) else made)
+            _write(path, made.encode() if isinstance(made, str) else made)
     if arguments.github:
         # Workflow commands are read from stdout; with --json they would spoil it.
         stream = sys.stderr if arguments.json else sys.stdout
         print("\n".join(as_annotations(report)), file=stream)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(as_markdown(report) + "\n")
+            try:
+                with open(summary, "a", encoding="utf-8") as file:
+                    file.write(as_markdown(report) + "\n")
+            except OSError as error:
+                raise ResourceError(
+                    "cannot append to the summary", where=summary, found=str(error)
+                ) from error
     if arguments.json:
         print(summary_line(report), file=sys.stderr)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole; what is there and no plain file, a pipe or a device, is written to."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with open(path, "wb") as file:
+                file.write(data)
+            return
+    except OSError as error:
+        raise ResourceError("cannot write", where=str(path), found=str(error)) from error
+    write_atomic(path, data)
 
 
 def run_baseline(arguments: argparse.Namespace) -> int:
@@ -170,11 +199,11 @@ def run_baseline(arguments: argparse.Namespace) -> int:
 def _promote(arguments: argparse.Namespace, path: Path, old: Baseline) -> int:
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     report = judge(path, arguments.bundles, policy)
-    accepted = report.verdict == "pass" or (report.verdict == "inconclusive" and not report.strict)
+    accepted = report.verdict == "pass"
     if not accepted and not arguments.accept:
         print(as_text(report))
         print("eyechart: not promoted; --accept does it all the same, with a --reason", file=sys.stderr)
-        return report.exit_code
+        return report.exit_code or STRICT_INCONCLUSIVE
     if not accepted and not arguments.reason:
         raise UsageError("--accept needs a --reason", found=summary_line(report))
     made = promote(path, old, arguments.bundles, arguments.reason, arguments.board)
@@ -186,10 +215,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Two encoders side by side, for people."""
     from harness.compare_output import compare_sides, comparison_json, comparison_text
 
+    if arguments.bootstrap == 1 or arguments.bootstrap < 0:
+        raise UsageError("--bootstrap needs two replicates or more", found=str(arguments.bootstrap))
     roots = [root for root in arguments.results or [RESULTS] if root.is_dir()]
     first, second = (_side(name, roots, arguments.protocol) for name in (arguments.a, arguments.b))
     pools: dict[str, SeedPool] = {}
-    by_id = not (Path(arguments.a).is_dir() or Path(arguments.b).is_dir())
+    by_id = not (is_folder(Path(arguments.a)) or is_folder(Path(arguments.b)))
     if by_id and roots:
         sides = board_sides(roots, first.protocol)
         for task, cell in first.cells.items():
@@ -204,7 +235,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def _side(name: str, roots: Sequence[Path], protocol: str) -> Side:
     path = Path(name)
-    if path.is_dir():
+    if is_folder(path):
         return read_side(bundle_folders([path]), protocol, f"bundles of {name}")
     if path.suffix == ".json":
         return read_reference(path)[0]

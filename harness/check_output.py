@@ -208,13 +208,13 @@ def as_badge(report: CheckReport) -> str:
         right += f" · {worst.task.removeprefix('eyechart_')} {points(worst.difference)} {span(worst)}"
     widths = [round(6.6 * len(text)) + 12 for text in (left, right)]
     full = sum(widths)
-    title = xml.sax.saxutils.escape(f"{left}: {right}")
+    title, label = xml.sax.saxutils.escape(f"{left}: {right}"), xml.sax.saxutils.quoteattr(f"{left}: {right}")
     texts = "".join(
         f'<text x="{x}" y="14">{xml.sax.saxutils.escape(text)}</text>'
         for x, text in ((6, left), (widths[0] + 6, right))
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{full}" height="20" role="img" aria-label="{title}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{full}" height="20" role="img" aria-label={label}>'
         f'<title>{title}</title><rect width="{widths[0]}" height="20" fill="#333"/>'
         f'<rect x="{widths[0]}" width="{widths[1]}" height="20" fill="{_COLOURS[report.verdict]}"/>'
         f'<g fill="#fff" font-family="Verdana,Geneva,sans-serif" font-size="11">{texts}</g></svg>\n'

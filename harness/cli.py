@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import signal
@@ -68,6 +70,9 @@ def _stop(number: int, _: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (see harness/errors.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign must not end a run
     signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(build_parser().parse_args(words))
@@ -91,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(line: str, code: int) -> int:
     """Print an error's one line, over a progress line that a stage left on a terminal."""
-    print("\r\x1b[2K" * sys.stderr.isatty() + f"eyechart: {line}", file=sys.stderr)
+    # Exit code 1 means a regression and nothing else: not that nobody listens.
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        print("\r\x1b[2K" * sys.stderr.isatty() + f"eyechart: {line}", file=sys.stderr, flush=True)
     return code
 
 

@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_for_check(arguments: argparse.Namespace) -> int:
     """Measure a candidate and judge it; the exit code is that of the check."""
-    from harness.check_commands import judge_looks
+    from harness.check_commands import judge_looks, say_verdict
     from harness.check_output import as_json, as_text
     from harness.policy import Policy, read_policy
 
@@ -143,16 +143,14 @@ def _run_for_check(arguments: argparse.Namespace) -> int:
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     results = _results_of(arguments, find_home(arguments.home))
 
-    def measure(count: int) -> Path:
+    def measure(count: int) -> list[Path]:
         made = _claim(_make_plan(arguments, count), arguments.tier)
         heed = not arguments.ignore_doctor
-        report = carry_out(made, results, arguments.workers, arguments.batch, heed_doctor=heed)
-        folder: Path = report.bundles[0].parent
-        return folder
+        done = carry_out(made, results, arguments.workers, arguments.batch, heed_doctor=heed)
+        return list(done.bundles)
 
     report = judge_looks(arguments.for_check, policy, measure)
-    print(as_json(report) if arguments.json else as_text(report))
-    return report.exit_code
+    return say_verdict(report, as_json(report) if arguments.json else as_text(report))
 
 
 def _claim(made: Any, tier: Tier) -> Any:

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from scipy import special
 
 from harness.stats import Interval, difference_limits, paired_difference
-from harness.variance import ClusterSizes, Component, Floats, SeedPart, SeedPool, Size, joined, seed_part
+from harness.variance import (
+    CONSTANT,
+    ClusterSizes,
+    Component,
+    Floats,
+    SeedPart,
+    SeedPool,
+    Size,
+    joined,
+    seed_part,
+)
 
 RIGHT = 0.5
 """A sample counts as right when its score, averaged over the seeds, reaches this."""
@@ -81,7 +91,7 @@ def detectable(se: float, df: float, power: float = POWER, level: float = LEVEL)
     >>> round(detectable(0.01, 1e9), 4)
     0.028
     """
-    if not math.isfinite(se) or df <= 0:
+    if not math.isfinite(se) or df <= 0 or se == 0:
         return None
     return float(special.stdtrit(df, 0.5 + level / 2) + special.stdtrit(df, power)) * se
 
@@ -163,7 +173,7 @@ def _gram(centred: Floats, sizes: ClusterSizes) -> Floats:
 
 
 def _direct(difference: Floats, sizes: ClusterSizes) -> float:
-    if np.ptp(difference) == 0:
+    if np.ptp(difference) <= CONSTANT:
         return 0.0
     sums = np.bincount(sizes.member, weights=difference - difference.mean())
     return float(np.sum(sums**2 * sizes.weights))

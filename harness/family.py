@@ -111,6 +111,7 @@ class RankAgreement:
     correlation: float | None
     """Spearman's; None with fewer than two encoders or where one side does not vary."""
     low: float | None
+    """None, as `high`, with fewer than MIN_RANKED encoders or where both orders are the same."""
     high: float | None
     flips: tuple[tuple[str, str], ...]
     """Encoders of which the first is proven better by probe and proven worse by the other task."""
@@ -133,9 +134,10 @@ def rank_agreement(names: Sequence[str], probe: AllPairs, other: AllPairs) -> Ra
     scores = [pairs.value.mean(axis=1) for pairs in (probe, other)]
     if count > 1 and all(np.ptp(s) > 0 for s in scores):
         rho = float(scipy_stats.spearmanr(*scores).statistic)
-        if count >= MIN_RANKED:
+        # At the ends Fisher's z is infinite: five encoders in one order prove no perfect agreement.
+        if count >= MIN_RANKED and abs(rho) < 1 - 1e-9:
             half = float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt((1 + rho**2 / 2) / (count - 3))
-            centre = math.atanh(min(max(rho, -1 + 1e-12), 1 - 1e-12))
+            centre = math.atanh(rho)
             low, high = math.tanh(centre - half), math.tanh(centre + half)
     return RankAgreement(
         num_encoders=count, correlation=rho, low=low, high=high, flips=_flips(names, probe, other)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harness.bundle import COMMIT, MANIFEST, Bundle, read_bundle
 from harness.cells import REFERENCE_ENGINE
 from harness.digest import digest_json
-from harness.errors import IntegrityError, NotComparableError, UsageError
+from harness.errors import IncompleteError, IntegrityError, NotComparableError, UsageError
 from harness.variance import Floats
 
 CONDITIONS = {
@@ -81,16 +81,44 @@ def bundle_folders(paths: Iterable[Path]) -> list[Path]:
     """
     found: set[Path] = set()
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             raise UsageError("no such folder of bundles", where=str(path))
+        waiting = [p.parent for p in path.rglob("run.json") if not _sealed(p.parent) and not _hidden(p, path)]
+        if waiting:
+            fix = "score them with `eyechart score`, or run the command that made them again"
+            raise IncompleteError("answers that wait for their scores", where=str(min(waiting)), fix=fix)
         marks = [*path.rglob(COMMIT), *path.rglob(MANIFEST)]
-        found.update(m.parent for m in marks if not any(p.startswith(".") for p in m.relative_to(path).parts))
+        found.update(mark.parent for mark in marks if not _hidden(mark, path))
     if not found:
         shown = ", ".join(str(p) for p in paths)
         raise UsageError(
             "no bundles", where=shown, expected="folders that `eyechart run` wrote below its results"
         )
     return sorted(found)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False also for a name that no file system takes."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a plain file; False also for a name that no file system takes."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _sealed(folder: Path) -> bool:
+    return (folder / COMMIT).exists() or (folder / MANIFEST).exists()
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles") -> Side:
@@ -103,7 +131,7 @@ def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles"
 
     Raises:
         IntegrityError: a bundle fails verification.
-        UsageError: more than one encoder.
+        UsageError: more than one encoder, or two versions of one.
         NotComparableError: several protocols and none chosen, none of the protocol, or one task measured
             under two sets of conditions.
     """
@@ -121,6 +149,15 @@ def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles"
         raise UsageError(
             f"several encoders in the {what}", found=", ".join(encoders), fix="give the folder of one"
         )
+    versions = sorted({b.run.submission.identity_digest[:16] for b in mine})
+    if len(versions) > 1:
+        raise UsageError(
+            f"several versions of {encoders[0]} in the {what}",
+            found=", ".join(versions),
+            fix="give each version a folder of its own, by --results",
+        )
+    for bundle in mine:
+        _refuse_odd_names(bundle)
     by_task: dict[str, list[Bundle]] = defaultdict(list)
     for bundle in mine:
         by_task[bundle.run.task].append(bundle)
@@ -134,9 +171,24 @@ def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles"
     )
 
 
+def _refuse_odd_names(bundle: Bundle) -> None:
+    """Names reach logs, build systems and pages: none may hold what is not for the eye."""
+    run = bundle.run
+    names = (run.task, run.engine, run.submission.id, *_conditions(bundle).values(), *run.recipes)
+    for name in names:
+        if not str(name).isprintable():
+            raise IntegrityError(
+                "a name that cannot be printed", where=str(bundle.path), found=ascii(name)[:80]
+            )
+
+
 def first_seeds(side: Side, count: int) -> Side:
-    """The side with its seeds 0 to count − 1 only: what a declared look may see, whatever else is stored."""
-    return replace(side, cells={task: _first(cell, count) for task, cell in side.cells.items()})
+    """The side with its seeds 0 to count − 1 only: what a declared look may see, whatever else is stored.
+
+    A task of which one of these is lacking is left out: it is incomplete.
+    """
+    whole = {task: cell for task, cell in side.cells.items() if set(range(count)) <= set(cell.seeds)}
+    return replace(side, cells={task: _first(cell, count) for task, cell in whole.items()})
 
 
 def _first(cell: TaskCell, count: int) -> TaskCell:
@@ -158,7 +210,7 @@ def _cell(task: str, bundles: list[Bundle], what: str) -> TaskCell:
     first = chosen[0]
     conditions = _conditions(first)
     samples, clusters = _samples(first)
-    for other in chosen[1:]:
+    for other in bundles:
         differing = differences(conditions, _conditions(other))
         if differing:
             raise NotComparableError(

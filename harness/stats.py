@@ -95,12 +95,12 @@ def estimate(
     """
     table = _score_table(scores, clusters)
     value = float(table.mean())
-    samples, samples_df, _ = cluster_variance(table.mean(axis=0), clusters)
+    samples, samples_df, num_clusters = cluster_variance(table.mean(axis=0), clusters)
     seeds = seed_part(table, clusters, seed_pool)
     got = limits(value, [Component(samples, samples_df), seeds.component], level)
     low, high = float(got.low), float(got.high)
     half = float(special.stdtrit(max(samples_df, 1.0), 0.5 + level / 2)) * math.sqrt(samples)
-    trials = effective_trials(value, half, table.shape[1], level)
+    trials = effective_trials(value, half, num_clusters, level)
     wilson_low, wilson_high = wilson(value, trials, level)
     low, high = min(low, wilson_low), max(high, wilson_high)
     return Interval(value, max(low, 0.0), min(high, 1.0), float(got.se), float(got.df), not seeds.known)
@@ -184,7 +184,7 @@ def difference_limits(
     pair to each cell of the 2 × 2 table: two samples more, of differences 0 and, half each, ±1, here as
     clusters of their own. With thousands of samples that changes nothing; with tens it keeps few discordant
     samples from looking like certainty. Where no difference varies at all, room is left for as many differing
-    samples as may have been overlooked (Wilson's bound for none in n).
+    clusters as may have been overlooked (Wilson's bound for none in G).
 
     Args:
         value: (…) differences, -1 to 1.
@@ -202,10 +202,12 @@ def difference_limits(
     centre = value * num.samples / more
     variance = samples.variance * (num.samples / more) ** 2 + (1 + 2 * centre**2) / more**2
     careful = limits(centre, [Component(variance, samples.df), *seeds], level, against)
-    overlooked = np.where(np.asarray(samples.variance) == 0, wilson(0.0, num.samples, level)[1], 0.0)
+    overlooked = np.where(np.asarray(samples.variance) == 0, wilson(0.0, num.clusters, level)[1], 0.0)
     low = np.minimum(np.minimum(plain.low, careful.low), value - overlooked * (1 + value))
     high = np.maximum(np.maximum(plain.high, careful.high), value + overlooked * (1 - value))
     p = np.maximum(plain.p, careful.p)
+    # Where room was left for what may have been overlooked, p must not be surer than the interval.
+    p = np.where((low <= against) & (against <= high), np.maximum(p, 1 - level), p)
     return Limits(np.maximum(low, -1.0), np.minimum(high, 1.0), plain.se, plain.df, p)
 
 
@@ -252,15 +254,15 @@ def limits(value: Any, components: Sequence[Component], level: float = 0.95, aga
     return Limits(value - half, value + half, se, df, p)
 
 
-def effective_trials(value: float, half: float, num_samples: int, level: float = 0.95) -> float:
+def effective_trials(value: float, half: float, num_clusters: int, level: float = 0.95) -> float:
     """Independent trials whose normal interval would be as wide: share·(1 − share)·(z/half)².
 
     The effective sample size of Korn & Graubard (1998, Survey Methodology 24:193); soft scores and several
     seeds make it larger than n, clusters smaller. Where nothing varies, nothing tells the design's effect,
-    and n counts.
+    and clusters count.
     """
     if half == 0:
-        return float(num_samples)
+        return float(num_clusters)
     if not math.isfinite(half):
         return 0.0
     return value * (1 - value) * (float(special.ndtri(0.5 + level / 2)) / half) ** 2

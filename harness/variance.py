@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 FEW_SEEDS = 8
 """From this many seeds on an encoder's own seed variance is used instead of the pool's."""
 
+CONSTANT = 1e-12
+"""Values that differ by no more than this are equal but for rounding."""
+
 Floats = NDArray[np.float64]
 
 
@@ -89,7 +92,7 @@ def cluster_variance(per_sample: NDArray[Any], clusters: NDArray[Any]) -> tuple[
     if len(sizes.counts) < 2:
         return math.inf, 0.0, len(sizes.counts)
     # A constant column must come out as exactly 0: the callers branch on it, and rounding would hide it.
-    centred = values - values.mean() if np.ptp(values) > 0 else np.zeros_like(values)
+    centred = values - values.mean() if np.ptp(values) > CONSTANT else np.zeros_like(values)
     sums = np.bincount(sizes.member, weights=centred)
     return float(np.sum(sums**2 * sizes.weights)), sizes.df, len(sizes.counts)
 
@@ -149,7 +152,7 @@ def seed_variance(scores: NDArray[Any], clusters: NDArray[Any]) -> SeedVariance:
     if num_seeds < 2:
         return SeedVariance(0.0, 0.0)
     means = table.mean(axis=1)
-    if np.ptp(table, axis=0).max() == 0:
+    if np.ptp(table, axis=0).max() <= CONSTANT:
         return SeedVariance(0.0, num_seeds - 1.0)  # exactly, or rounding would hide it
     member = np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
     averages = table.mean(axis=0)
@@ -182,10 +185,9 @@ def pool_seeds(encoders: Sequence[NDArray[Any]], clusters: NDArray[Any]) -> Seed
     """
     parts = [seed_variance(scores, clusters) for scores in encoders]
     room = [spread_of(float(np.mean(scores))) for scores in encoders]
-    df = sum(part.df for part in parts)
     weight = sum(part.df * r for part, r in zip(parts, room, strict=True))
     if weight == 0:
-        return SeedPool(0.0, df)
+        return SeedPool(0.0, 0.0)  # nothing could vary, so nothing was learnt
     ratio, total = (sum(p.df * getattr(p, name) for p in parts) / weight for name in ("variance", "total"))
     return SeedPool(ratio, weight**2 / sum(p.df * r**2 for p, r in zip(parts, room, strict=True)), total)
 

@@ -2,6 +2,7 @@
 # The one step of action.yml: runs the check, leaves every form of its report, and ends with its exit code.
 set -uo pipefail
 mkdir -p "$EYECHART_OUTPUT"
+rm -f "$EYECHART_OUTPUT"/{report.json,junit.xml,comment.md,badge.svg} # an earlier use's is no verdict of this one
 words=(check --baseline "$EYECHART_BASELINE" --candidate)
 while IFS= read -r folder; do
     [[ -n $folder ]] && words+=("$folder")

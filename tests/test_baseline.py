@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -187,3 +188,48 @@ def test_order_of_samples_and_files_changes_nothing(tmp_path: Path) -> None:
     first, second = (side.cells[TASK] for side in sides)
     assert first.digests == second.digests
     assert np.array_equal(first.scores, second.scores)
+
+
+EDITS = {
+    "an infinite variance": ("ratio", "1e999"),
+    "a variance beyond all": ("ratio", "1e200"),
+    "noise turned off": ("ratio", "-5"),
+    "too many degrees of freedom": ("df", "1e9"),
+    "less than none": ("df", "-4"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_seed_variance_is_refused(board: Path, name: str, capsys) -> None:
+    key, value = EDITS[name]
+    assert baseline(board, "set", enc(board, 2), "--board", str(board)) == 0
+    path = board / "baseline.json"
+    path.write_text(re.sub(rf'"{key}": [-0-9.e]+', f'"{key}": {value}', path.read_text()))
+    capsys.readouterr()
+    assert baseline(board, "show") == 8
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_pointer_under_another_name_or_at_nothing_is_refused(board: Path) -> None:
+    assert baseline(board, "set", enc(board, 2)) == 0
+    path = board / "baseline.json"
+    good = json.loads(path.read_text())
+    for change in (
+        {"encoder": "someone"},
+        {"bundles": {}},
+        {"reason": "a\u0001b"},
+        {"bundles": {"x" * 300: "y"}},
+    ):
+        path.write_text(json.dumps(good | change))
+        assert baseline(board, "show") == 8
+
+
+def test_an_inconclusive_candidate_is_not_promoted_by_itself(board: Path) -> None:
+    (board.parent / "tight.toml").write_text(f"schema = 1\n[tasks.{TASK}]\nmargin = 0.001\n")
+    assert baseline(board, "set", enc(board, 2), "--board", str(board)) == 0
+    write_runs(board, "again", draw(2, 0.68, seed_sd=0.01))
+    words = ("promote", str(board / "mini" / "again"), "--policy", str(board.parent / "tight.toml"))
+    assert baseline(board, *words) == 11
+    assert baseline(board, *words, "--accept", "--reason", "only noise") == 0
+    found = read_baseline(board / "baseline.json")
+    assert (found.encoder, list(found.seed_pools)) == ("again", [TASK])

@@ -166,10 +166,9 @@ def test_seeds_are_added_only_while_inconclusive_and_only_as_declared(tmp_path: 
     scores = draw(2, 0.665, seeds=8)
     asked: list[int] = []
 
-    def measure(count: int) -> Path:
+    def measure(count: int) -> list[Path]:
         asked.append(count)
-        write_runs(tmp_path / "cand", "cand", scores[:count])
-        return tmp_path / "cand"
+        return write_runs(tmp_path / "cand", "cand", scores[:count])
 
     policy = Policy(seeds=(3, 5, 8), tasks={TASK: TaskPolicy(margin=0.05)})
     report = judge_looks(tmp_path / "base", policy, measure)
@@ -180,9 +179,9 @@ def test_seeds_are_added_only_while_inconclusive_and_only_as_declared(tmp_path: 
     # All eight seeds are stored now: the first look still sees three, and comes out as it did.
     again: list[int] = []
 
-    def stored(count: int) -> Path:
+    def stored(count: int) -> list[Path]:
         again.append(count)
-        return tmp_path / "cand"
+        return [tmp_path / "cand"]
 
     assert judge_looks(tmp_path / "base", policy, stored) == report
     assert again == asked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import jsonschema
 import junitparser
 import numpy as np
 import pytest
-from stored_runs import HEX, TASK, draw, write_runs
+from stored_runs import HEX, TASK, draw, submission, write_runs
 
 from harness import check_output, schemas
 from harness.check import check, pooled
@@ -22,6 +24,7 @@ from harness.cli import main
 from harness.errors import UsageError
 from harness.gate_sides import Side, TaskCell, bundle_folders, read_side
 from harness.policy import Policy, TaskPolicy, read_policy
+from harness.records import Source
 from harness.variance import SeedPool
 
 OTHER = "eyechart_mini_rec"
@@ -372,3 +375,80 @@ def test_policies_are_read_whole(tmp_path) -> None:
     assert policy.tasks[TASK].margin == 0.05
     with pytest.raises(UsageError, match="cannot read the policy"):
         read_policy(tmp_path / "none.toml")
+
+
+def test_two_versions_of_an_encoder_in_one_folder_are_not_mixed(base, tmp_path, policy, capsys) -> None:
+    """The next week's weights under the same id, measured into the same folder."""
+    for week, level in enumerate((0.7, 0.4)):
+        of = submission("cand", source=Source(kind="local", name=f"w{week}", revision="local", files=()))
+        write_runs(tmp_path, "cand", draw(week, level), of=of)
+    assert run(base, tmp_path, policy) == 2
+    assert "several versions of cand" in capsys.readouterr().err
+
+
+def test_two_recipes_of_one_seed_are_not_chosen_between(base, tmp_path, policy, capsys) -> None:
+    write_runs(tmp_path, "cand", draw(1))
+    write_runs(tmp_path, "cand", draw(2), recipes={"adapter": "f" * 64, "feature": HEX})
+    assert run(base, tmp_path, policy) == 12
+    assert "under two sets of conditions" in capsys.readouterr().err
+
+
+def test_a_verdict_stands_when_nobody_reads_it(base, tmp_path, policy) -> None:
+    write_runs(tmp_path / "cand", "cand", draw(2, level=0.4))
+    report = tmp_path / "report.json"
+    words = [sys.executable, "-m", "harness.cli", "check", "--baseline", str(base), "--policy", str(policy)]
+    words += ["--candidate", str(tmp_path / "cand"), "--json-file", str(report)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path.cwd())}
+    ends = os.pipe()
+    os.close(ends[0])
+    child = subprocess.run(words, stdout=ends[1], stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(ends[1])
+    assert (child.returncode, child.stderr) == (1, b"")
+    assert json.loads(report.read_text())["verdict"] == "regression"
+    environment["PYTHONIOENCODING"] = "cp1252"
+    child = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert child.returncode == 1
+    closed = " ".join([*words[:4], "--baseline nope --candidate nope 2>&-"])
+    assert subprocess.run(closed, shell=True, env=environment, check=False).returncode == 2
+
+
+def test_a_baseline_at_the_ceiling_says_nothing_about_training_noise(tmp_path, policy) -> None:
+    write_runs(tmp_path / "a", "base", np.ones((3, 600)))
+    write_runs(tmp_path / "b", "cand", draw(2, 0.75, seeds=1))
+    assert run(tmp_path / "a", tmp_path / "b", policy, "--strict") == 11
+
+
+def test_few_clusters_without_variation_leave_room(tmp_path, policy) -> None:
+    for name in "ab":
+        write_runs(tmp_path / name, name, np.ones((3, 600)), cluster_size=300)
+    assert run(tmp_path / "a", tmp_path / "b", policy, "--strict") == 11
+
+
+def test_what_waits_for_scores_is_not_passed_over(base, tmp_path, policy, capsys) -> None:
+    folder = write_runs(tmp_path, "cand", draw(2))[0]
+    for name in ("COMMIT", "MANIFEST.sha256", f"scores-{HEX[:12]}.parquet"):
+        (folder / name).unlink()
+    assert run(base, tmp_path, policy) == 9
+    assert "wait for their scores" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_refused(base, tmp_path, policy, capsys) -> None:
+    write_runs(tmp_path, "cand", draw(2), dtype="x\n::error::pwned")
+    assert run(base, tmp_path, policy, "--github") == 8
+    out, err = capsys.readouterr()
+    assert "::error" not in out
+    assert len(err.splitlines()) == 1
+
+
+def test_outputs_that_cannot_be_written_are_exit_6(base, tmp_path, policy, monkeypatch) -> None:
+    write_runs(tmp_path / "cand", "cand", draw(2))
+    assert run(base, tmp_path / "cand", policy, "--junit", str(tmp_path)) == 6
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "where"))
+    assert run(base, tmp_path / "cand", policy, "--github") == 6
+    assert run(base, tmp_path / "cand", policy, "--junit", "/dev/null") == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_name_that_no_file_system_takes_is_a_usage_error(base, policy) -> None:
+    assert run(base, Path("a" * 300), policy) == 2
+    assert run(Path("a" * 300), base, policy) == 2

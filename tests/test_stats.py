@@ -141,7 +141,7 @@ def test_a_constant_is_never_certain(level: float) -> None:
     assert got.high - got.low > 0.01
     assert 0 <= got.low <= level <= got.high <= 1
     if level in (0, 1):
-        assert (got.low, got.high) == pytest.approx(stats.wilson(level, 200))
+        assert (got.low, got.high) == pytest.approx(stats.wilson(level, 100))
 
 
 def test_equal_answers_leave_room_for_an_overlooked_difference() -> None:
