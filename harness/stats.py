@@ -17,7 +17,7 @@ and (b), for each component V alone, sqrt(t(f)² · V + z² · the others): that
 degrees of freedom, the others as if they were known (Banerjee 1960, Sankhya 22:319, one component at a
 time). (a) by itself covers 92 % where three seeds make up most of the variance: by chance their estimate is
 often small, f then large, and the interval short twice over. (b) mends that; docs/statistics.md measures
-both. p values are those of the same rule turned round, z/t being taken at 95 %.
+both. p values are those of the same rule turned round.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ from harness.variance import (
     joined,
     seed_part,
 )
-
-_Z2 = float(special.ndtri(0.975)) ** 2
 
 
 class Interval(NamedTuple):
@@ -245,20 +243,21 @@ def limits(value: Any, components: Sequence[Component], level: float = 0.95, aga
         df = np.where(total > 0, total**2 / weight, np.max([f for _, f in parts], axis=0))
     known = np.isfinite(total)
     df = np.where(known, np.maximum(df, 1.0), 1.0)
-    ways = [(total, df)]
-    for part in components:
-        freedom = _own_df(part)
-        share = _Z2 / special.stdtrit(freedom, 0.975) ** 2
-        with np.errstate(invalid="ignore"):  # what is unknown, infinite, is left out below
-            ways.append((part.variance + share * (total - part.variance), freedom))
-    half, p = np.zeros(shape), np.zeros(shape)
     gap = np.abs(np.asarray(value) - against)
-    for variance, freedom in ways:
-        error = np.sqrt(np.where(known, variance, 1.0))
-        half = np.maximum(half, special.stdtrit(freedom, 0.5 + level / 2) * error)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            away = np.where(error > 0, -gap / error, np.where(gap == 0, 0.0, -np.inf))
-        p = np.maximum(p, 2 * special.stdtr(freedom, away))
+    error = np.sqrt(np.where(known, total, 1.0))
+    half = special.stdtrit(df, 0.5 + level / 2) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.where(error > 0, -gap / error, np.where(gap == 0, 0.0, -np.inf))
+    p = 2 * special.stdtr(df, away)
+    z2 = float(special.ndtri(0.5 + level / 2)) ** 2
+    for part in components:
+        variance = np.where(known, part.variance, 0.0)
+        rest = np.where(known, total, 0.0) - variance
+        freedom = _own_df(part)
+        alone = special.stdtrit(freedom, 0.5 + level / 2) ** 2 * variance + z2 * rest
+        half = np.maximum(half, np.where(variance > 0, np.sqrt(alone), 0.0))
+        if np.any(variance > 0):
+            p = np.maximum(p, np.where(variance > 0, _p_alone(gap, variance, rest, freedom), 0.0))
     half, p = np.where(known, half, np.inf), np.where(known, p, 1.0)
     se, df = np.where(known, np.sqrt(total), np.inf), np.where(known, df, 0.0)
     return Limits(value - half, value + half, se, df, p)
@@ -271,6 +270,17 @@ def _own_df(part: Component) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         left = np.where(np.asarray(part.mean_square) > 0, np.asarray(part.variance) / part.mean_square, 1.0)
     return np.minimum(part.df, np.maximum(part.df * left**2, 2.0))
+
+
+def _p_alone(gap: Any, variance: Any, rest: Any, freedom: Any) -> Any:
+    """The p at which t(p)² · variance + z(p)² · rest is gap²: rule (b) turned round, by bisection."""
+    low, high = np.full(np.shape(gap), math.log(1e-12)), np.zeros(np.shape(gap))
+    for _ in range(40):
+        middle = (low + high) / 2
+        tail = np.exp(middle) / 2
+        reached = special.stdtrit(freedom, tail) ** 2 * variance + special.ndtri(tail) ** 2 * rest
+        low, high = np.where(reached > gap**2, middle, low), np.where(reached > gap**2, high, middle)
+    return np.exp((low + high) / 2)
 
 
 def effective_trials(value: float, half: float, num_clusters: int, level: float = 0.95) -> float:
