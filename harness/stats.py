@@ -275,7 +275,7 @@ def _own_df(part: Component) -> Any:
 def _p_alone(gap: Any, variance: Any, rest: Any, freedom: Any) -> Any:
     """The p at which t(p)² · variance + z(p)² · rest is gap²: rule (b) turned round, by bisection."""
     low, high = np.full(np.shape(gap), math.log(1e-12)), np.zeros(np.shape(gap))
-    for _ in range(40):
+    for _ in range(28):
         middle = (low + high) / 2
         tail = np.exp(middle) / 2
         reached = special.stdtrit(freedom, tail) ** 2 * variance + special.ndtri(tail) ** 2 * rest

@@ -111,14 +111,14 @@ def test_chains_of_ties_overlap_and_are_not_merged() -> None:
 def test_rank_intervals_cover_the_truth() -> None:
     clusters = np.repeat(np.arange(100), 3)
     wrong = 0
-    for world in range(60):
+    for world in range(30):
         levels = np.linspace(0.55, 0.75, 6)
         rng = np.random.default_rng(world)
         tables = [(rng.random((3, 300)) < level).astype(float) for level in levels]
         found = rank(all_pairs(tables, clusters))
         truth = np.arange(6, 0, -1)
         wrong += bool(np.any((truth < found.low) | (truth > found.high)))
-    assert wrong <= 6
+    assert wrong <= 4
 
 
 @pytest.mark.parametrize("ps", [[0.01, 0.04, 0.03], [0.5], [], [0.001] * 4])
@@ -235,16 +235,16 @@ WORLDS = [
 
 @pytest.mark.parametrize("number", range(len(WORLDS)))
 def test_intervals_cover_and_naive_ones_do_not(number: int) -> None:
-    """400 worlds: a true coverage of 95 % is seen above 92 % in all but one of a hundred runs."""
-    found = simulate(WORLDS[number], 400, seed=number)
+    """200 worlds: a true coverage of 95 % is seen above 91 % in all but one of a hundred runs."""
+    found = simulate(WORLDS[number], 200, seed=number)
     for paired in (False, True):
-        assert found["ours", paired].share >= 0.925
+        assert found["ours", paired].share >= 0.91
     assert found["items only", False].share <= found["ours", False].share
 
 
 def test_a_true_null_is_rejected_as_rarely_as_said() -> None:
-    found = simulate(WORLDS[2], 400, seed=9)
-    assert found["ours", True].rejected <= 0.075
+    found = simulate(WORLDS[2], 200, seed=9)
+    assert found["ours", True].rejected <= 0.09
 
 
 def test_a_pool_that_both_sides_share_counts_once() -> None:
