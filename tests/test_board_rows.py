@@ -42,7 +42,6 @@ def pair(a: str, b: str, *held: str, differs: tuple[str, ...] = ("objective",)) 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory) -> Path:
     """Five classification and five contrastive encoders, a probe and a task whose orders are reversed."""
-    os.environ.setdefault("TZ", "UTC")
     root = tmp_path_factory.mktemp("board")
     pairs = []
     for number in range(5):
