@@ -35,7 +35,7 @@ EXIT_CODES: dict[Verdict, int] = {
 STRICT_INCONCLUSIVE = 11
 _ORDER: tuple[Verdict, ...] = ("regression", "not-comparable", "incomplete", "inconclusive", "pass")
 """The whole verdict is the first of these that a gating task has."""
-_MOST_SEEDS, _MOST_SAMPLES = 100, 100
+_MOST_SEEDS, _MOST_SAMPLES = 30, 30
 """How far `needs` looks: seeds a side, and times the samples."""
 
 
