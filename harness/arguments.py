@@ -8,7 +8,8 @@ from typing import Any
 
 from harness.argument_parser import Parser, add_places
 from harness.check_arguments import add_check
-from harness.index_arguments import TIERS, add_board, add_index
+from harness.index_arguments import add_board, add_index
+from harness.records import TIERS
 
 
 def _add_run(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

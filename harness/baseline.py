@@ -14,8 +14,9 @@ from harness.bundle import read_bundle
 from harness.digest import digest_json
 from harness.errors import IntegrityError, UsageError
 from harness.files import read_json, write_json
-from harness.gate_sides import Side, bundle_folders, is_file, is_folder, read_side
+from harness.gate_sides import Side, bundle_folders, is_file, is_folder, side_of
 from harness.record_json import record_from_json
+from harness.records import SELF_REPORTED
 from harness.variance import SeedPool, pool_seeds
 
 BASELINE_SCHEMA_VERSION = 1
@@ -117,7 +118,7 @@ def resolve(path: Path, baseline: Baseline) -> Side:
     Raises:
         IntegrityError: a bundle is absent, damaged, or not the one pointed at.
     """
-    folders = []
+    bundles = []
     for place, digest in sorted(baseline.bundles.items()):
         folder = path.parent / place
         if not is_folder(folder):
@@ -126,7 +127,8 @@ def resolve(path: Path, baseline: Baseline) -> Side:
                 where=str(folder),
                 fix="fetch the results the pointer was set with",
             )
-        found = read_bundle(folder).digest
+        bundles.append(read_bundle(folder))
+        found = bundles[-1].digest
         if found != digest:
             raise IntegrityError(
                 "not the bundle the baseline points at",
@@ -134,8 +136,7 @@ def resolve(path: Path, baseline: Baseline) -> Side:
                 found=found[:16],
                 expected=digest[:16],
             )
-        folders.append(folder)
-    side = read_side(folders, baseline.protocol, "baseline")
+    side = side_of(bundles, baseline.protocol, "baseline")
     if side.encoder != baseline.encoder:
         raise IntegrityError(
             "not the encoder of the baseline", where=str(path), found=side.encoder, expected=baseline.encoder
@@ -165,13 +166,12 @@ def make_baseline(
     Raises:
         UsageError, NotComparableError, IntegrityError: as `read_side`; incomplete runs are refused, too.
     """
-    found = bundle_folders(folders)
-    side = read_side(found, protocol, "baseline")
+    bundles = [read_bundle(folder) for folder in bundle_folders(folders)]
+    side = side_of(bundles, protocol, "baseline")
     lacking = [t for t, cell in side.cells.items() if cell.num_unscored]
     if lacking:
         raise UsageError("a baseline must be complete", where=side.encoder, found=f"{lacking[0]} is not")
     used = {digest for cell in side.cells.values() for digest in cell.digests}
-    digests = {folder: read_bundle(folder).digest for folder in found}
     made = Baseline(
         schema_version=BASELINE_SCHEMA_VERSION,
         protocol=side.protocol,
@@ -179,11 +179,11 @@ def make_baseline(
         set=dt.datetime.now(tz=dt.UTC).date().isoformat(),
         reason=reason,
         bundles={
-            Path(os.path.relpath(folder, path.parent)).as_posix(): digest
-            for folder, digest in digests.items()
-            if digest in used
+            Path(os.path.relpath(bundle.path, path.parent)).as_posix(): bundle.digest
+            for bundle in bundles
+            if bundle.digest in used
         },
-        seed_pools=_pools(side, board),
+        seed_pools={task: StoredPool(**pool._asdict()) for task, pool in board_pools(side, board).items()},
         history=tuple(history),
     )
     write_json(path, made)
@@ -206,34 +206,40 @@ def promote(
     return kept
 
 
-def _pools(side: Side, board: Sequence[Path]) -> dict[str, StoredPool]:
-    """Seed variance by task over the other encoders of a board that were measured under equal conditions."""
-    pools: dict[str, StoredPool] = {}
-    if not board:
-        return pools
-    others = board_sides(board, side.protocol, without=side.encoder)
+def board_pools(side: Side, board: Sequence[Path], *, with_own: bool = False) -> dict[str, SeedPool]:
+    """Seed variance by task over the encoders of a board that were measured under equal conditions.
+
+    Args:
+        side: whose tasks and conditions.
+        board: folders of results; none, no variance.
+        with_own: take the side's own encoder in, too, where the board has it.
+    """
+    pools: dict[str, SeedPool] = {}
+    others = board_sides(board, side.protocol, without="" if with_own else side.encoder) if board else []
     for task, cell in side.cells.items():
         alike = [o.cells[task] for o in others if task in o.cells]
         alike = [c for c in alike if c.conditions == cell.conditions and c.samples == cell.samples]
-        tables = [c.scores for c in alike if not c.num_unscored]
-        pool = pool_seeds(tables, cell.clusters)
+        pool = pool_seeds([c.scores for c in alike if not c.num_unscored], cell.clusters)
         if pool.df > 0:
-            pools[task] = StoredPool(**pool._asdict())
+            pools[task] = pool
     return pools
 
 
 def board_sides(roots: Sequence[Path], protocol: str, without: str = "") -> list[Side]:
-    """Every encoder of a protocol below folders of results, floors left out: their noise is another's."""
+    """Every encoder of a protocol below folders of results that a board ranks.
+
+    Floors are left out, since their noise is another's, and what is only reported by its submitter.
+    """
     by_encoder: dict[str, list[Path]] = {}
     for folder in bundle_folders(roots):
         by_encoder.setdefault(folder.parent.name, []).append(folder)
     sides = []
     for encoder, folders in sorted(by_encoder.items()):
         bundles = [read_bundle(folder) for folder in folders] if encoder != without else []
-        mine = [b.path for b in bundles if b.run.protocol == protocol and b.run.submission.floor is None]
+        mine = [b for b in bundles if b.run.protocol == protocol and b.run.submission.floor is None]
         if mine:
-            sides.append(read_side(mine, protocol, "board"))
-    return sides
+            sides.append(side_of(mine, protocol, "board"))
+    return [side for side in sides if side.tier != SELF_REPORTED]
 
 
 def describe(baseline: Baseline) -> dict[str, Any]:

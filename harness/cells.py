@@ -11,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 from harness.digest import digest_json
-from harness.records import Run, Submission, Tier
+from harness.records import SELF_REPORTED, TIERS, Run, Submission
 
 CONDITION_FIELDS = (
     "protocol_version",
@@ -30,7 +29,6 @@ CONDITION_FIELDS = (
 """Fields of Run that two encoders must share to stand in one column, beside the scorer and the samples."""
 
 REFERENCE_ENGINE = "hf"
-SELF_REPORTED = "self-reported"
 OTHER_ENCODER = "other weights or input under an id that most runs use for another encoder"
 OTHER_VERSION = "an older version of the protocol"
 OTHER_CONDITIONS = "other conditions (recipe, task, data, LLM or scorer) than most encoders of this task"
@@ -129,15 +127,15 @@ def _newest_version(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.run.protocol_version == newest[entry.run.protocol]]
 
 
+def preference(run: Run, digest: str) -> tuple[bool, int, bool, str]:
+    """The order in which runs of one seed are preferred, smallest first; see `set_aside`."""
+    unscored = run.counts.num_error + run.counts.num_missing > 0
+    return unscored, TIERS.index(run.tier), run.engine != REFERENCE_ENGINE, digest
+
+
 def _one_a_seed(entries: Sequence[Entry]) -> list[Entry]:
     best: dict[Hashable, Entry] = {}
-    trust = get_args(Tier).index
-
-    def rank(entry: Entry) -> tuple[bool, int, bool, str]:
-        other_engine = entry.run.engine != REFERENCE_ENGINE
-        return not entry.complete, trust(entry.run.tier), other_engine, entry.digest
-
-    for entry in sorted(entries, key=rank):
+    for entry in sorted(entries, key=lambda e: preference(e.run, e.digest)):
         best.setdefault((entry.cell, entry.run.seed), entry)
     return sorted(best.values(), key=lambda e: e.place)
 

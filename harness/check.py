@@ -22,7 +22,7 @@ from harness.comparison import compare, holm
 from harness.gate_records import CheckReport, SideSummary, TaskVerdict, Verdict
 from harness.gate_sides import Side, TaskCell, differences
 from harness.policy import Policy, TaskPolicy
-from harness.stats import DifferenceParts, Limits, difference_limits, difference_parts
+from harness.stats import DifferenceParts, difference_limits
 from harness.variance import Component, SeedPool, pool_seeds
 
 EXIT_CODES: dict[Verdict, int] = {
@@ -35,7 +35,7 @@ EXIT_CODES: dict[Verdict, int] = {
 STRICT_INCONCLUSIVE = 11
 _ORDER: tuple[Verdict, ...] = ("regression", "not-comparable", "incomplete", "inconclusive", "pass")
 """The whole verdict is the first of these that a gating task has."""
-_MOST_SEEDS, _MOST_SAMPLES = 30, 30
+_MOST_SEEDS, _MOST_SAMPLES = 100, 100
 """How far `needs` looks: seeds a side, and times the samples."""
 
 
@@ -113,9 +113,8 @@ def _compare_task(
         task=base.task, importance=rule.importance, verdict="incomplete", margin=rule.margin, reason=""
     )
     if cand is None:
-        return replace(
-            head, reason="the candidate has no run of this task, or not of all seeds asked for"
-        ), None
+        reason = "the candidate has no run of this task, or not of all seeds asked for"
+        return replace(head, reason=reason), None
     differing = differences(base.conditions, cand.conditions)
     if base.samples != cand.samples:
         differing.append("sample set")
@@ -129,7 +128,6 @@ def _compare_task(
             count = f"{cell.num_unscored:,} of {cell.num_expected:,} answers"
             return replace(head, reason=f"{count} of the {side} are in error or missing"), None
     known = pooled(base, cand, pool)
-    parts = difference_parts(cand.scores, base.scores, base.clusters, known)
     found = compare(cand.scores, base.scores, base.clusters, known)
     return (
         replace(
@@ -147,7 +145,7 @@ def _compare_task(
             seeds_baseline=found.seeds_b,
             detectable=found.detectable,
         ),
-        parts,
+        found.parts,
     )
 
 
@@ -173,15 +171,13 @@ def _judge(
         if verdict.task not in parts:
             judged.append(verdict)
             continue
-        p = float(adjusted.get(verdict.task, raw[verdict.task]))
-        judged.append(_verdict_of(verdict, parts[verdict.task], p, policy))
-        if explain and judged[-1].verdict == "inconclusive" and parts[verdict.task].known:
-            level = 1 - policy.alpha / (
-                max(len(gating), 1) if parts[verdict.task].value < -verdict.margin else 1
-            )
-            judged[-1] = replace(
-                judged[-1], needs=needed(parts[verdict.task], verdict.margin, level, verdict)
-            )
+        part = parts[verdict.task]
+        now = _verdict_of(verdict, part, float(adjusted.get(verdict.task, raw[verdict.task])), policy)
+        if explain and now.verdict == "inconclusive" and part.known:
+            # A loss must stand out among all gating tasks, a pass only by itself.
+            tests = max(len(gating), 1) if part.value < -verdict.margin else 1
+            now = replace(now, needs=needed(part, verdict.margin, 1 - policy.alpha / tests, verdict))
+        judged.append(now)
     return judged
 
 
@@ -194,7 +190,7 @@ def _p_regression(parts: DifferenceParts, margin: float) -> float:
 def _verdict_of(
     found: TaskVerdict, parts: DifferenceParts, p_regression: float, policy: Policy
 ) -> TaskVerdict:
-    limits = difference_limits(*parts[:4], level=1 - policy.alpha)
+    limits = difference_limits(*parts[:4], level=1 - policy.alpha, against=None)
     low, high = float(limits.low), float(limits.high)
     span = f"{_points(parts.value)} points [{_points(low)}, {_points(high)}]"
     margin = f"the margin of {100 * found.margin:.3g} points"
@@ -209,10 +205,8 @@ def _verdict_of(
     elif high < -found.margin and p_regression < policy.alpha / 2:
         verdict, reason = "regression", f"{span}: beyond {margin}, and beyond noise"
     elif high < -found.margin:
-        verdict, reason = (
-            "inconclusive",
-            f"{span}: beyond {margin}, but not beyond noise over all gating tasks",
-        )
+        verdict = "inconclusive"
+        reason = f"{span}: beyond {margin}, but not beyond noise over all gating tasks"
     else:
         verdict, reason = "inconclusive", f"{span} straddles {margin}"
     return replace(
@@ -241,7 +235,7 @@ def needed(parts: DifferenceParts, margin: float, level: float, sizes: TaskVerdi
     def settles(more_seeds: float, more_samples: float) -> bool:
         samples = Component(parts.samples.variance / more_samples, parts.samples.df * more_samples)
         shrunk = [Component(c.variance / more_seeds, c.df, _over(c, more_seeds)) for c in parts.seeds]
-        got: Limits = difference_limits(parts.value, samples, parts.size, shrunk, level=level)
+        got = difference_limits(parts.value, samples, parts.size, shrunk, level=level, against=None)
         return bool(parts.value - got.low < gap if parts.value > -margin else got.high - parts.value < gap)
 
     for count in range(seeds + 1, _MOST_SEEDS + 1):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.baseline import (
     Baseline,
+    board_pools,
     board_sides,
     describe,
     lines,
@@ -35,7 +36,7 @@ from harness.gate_records import CheckReport
 from harness.gate_sides import Side, bundle_folders, first_seeds, is_folder, read_side
 from harness.home import RESULTS
 from harness.policy import Policy, read_policy, rules_of
-from harness.variance import SeedPool, pool_seeds
+from harness.variance import SeedPool
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -219,14 +220,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise UsageError("--bootstrap needs two replicates or more", found=str(arguments.bootstrap))
     roots = [root for root in arguments.results or [RESULTS] if root.is_dir()]
     first, second = (_side(name, roots, arguments.protocol) for name in (arguments.a, arguments.b))
-    pools: dict[str, SeedPool] = {}
     by_id = not (is_folder(Path(arguments.a)) or is_folder(Path(arguments.b)))
-    if by_id and roots:
-        sides = board_sides(roots, first.protocol)
-        for task, cell in first.cells.items():
-            alike = [s.cells[task] for s in sides if task in s.cells]
-            alike = [c for c in alike if c.samples == cell.samples and c.conditions == cell.conditions]
-            pools[task] = pool_seeds([c.scores for c in alike if not c.num_unscored], cell.clusters)
+    pools = board_pools(first, roots, with_own=True) if by_id else {}
     found = compare_sides(first, second, pools, replicates=arguments.bootstrap)
     show = comparison_json if arguments.json else comparison_text
     print(show(first, second, found))

@@ -7,12 +7,12 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from harness.errors import UsageError
 from harness.home import RESULTS, Home, find_home
 from harness.progress import Stage, spell_time
-from harness.records import Tier
+from harness.records import TIERS, Tier
 from harness.tables import text_table
 
 
@@ -155,9 +155,8 @@ def _run_for_check(arguments: argparse.Namespace) -> int:
 
 def _claim(made: Any, tier: Tier) -> Any:
     """The plan with the tier that its bundles are to claim, where they may claim as much."""
-    tiers: tuple[Tier, ...] = get_args(Tier)
     units = [
-        replace(unit, run=replace(unit.run, tier=max((unit.run.tier, tier), key=tiers.index)))
+        replace(unit, run=replace(unit.run, tier=max((unit.run.tier, tier), key=TIERS.index)))
         for unit in made.units
     ]
     return replace(made, units=tuple(units))

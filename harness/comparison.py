@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from harness.stats import Interval, difference_limits, paired_difference
+from harness.stats import DifferenceParts, Interval, difference_limits, difference_parts, interval_of
 from harness.variance import (
     CONSTANT,
     ClusterSizes,
@@ -37,6 +38,8 @@ class Comparison:
     """Encoder a minus encoder b on one task."""
 
     interval: Interval
+    parts: DifferenceParts
+    """What the interval is made of, for other levels and margins."""
     only_a: int
     """Flips: samples that a gets right and b does not; see `RIGHT`."""
     only_b: int
@@ -67,15 +70,17 @@ def compare(
     >>> found.interval.value, found.only_a, found.only_b
     (0.25, 1, 0)
     """
-    interval = paired_difference(a, b, clusters, seed_pool)
+    parts = difference_parts(a, b, clusters, seed_pool)
+    interval = interval_of(parts)
     left, right = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (a, b))
     right_a, right_b = left.mean(axis=0) >= RIGHT, right.mean(axis=0) >= RIGHT
     return Comparison(
         interval=interval,
+        parts=parts,
         only_a=int(np.sum(right_a & ~right_b)),
         only_b=int(np.sum(right_b & ~right_a)),
-        num_samples=left.shape[1],
-        num_clusters=len(np.unique(clusters)),
+        num_samples=parts.size.samples,
+        num_clusters=parts.size.clusters,
         seeds_a=len(left),
         seeds_b=len(right),
         detectable=detectable(interval.se, interval.df),
@@ -106,7 +111,13 @@ def holm(p_values: Sequence[float] | NDArray[Any]) -> Floats:
 
     if len(p_values) == 0:
         return np.zeros(0)
-    return np.asarray(multipletests(p_values, method="holm")[1], dtype=np.float64)
+    # multipletests collects garbage on every call: a tenth of a second and more, hundreds of times in a
+    # self-test. What is frozen is not looked at.
+    gc.freeze()
+    try:
+        return np.asarray(multipletests(p_values, method="holm")[1], dtype=np.float64)
+    finally:
+        gc.unfreeze()
 
 
 class AllPairs(NamedTuple):

@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harness.bundle import COMMIT, MANIFEST, Bundle, read_bundle
-from harness.cells import REFERENCE_ENGINE
+from harness.cells import preference
 from harness.digest import digest_json
 from harness.errors import IncompleteError, IntegrityError, NotComparableError, UsageError
+from harness.records import TIERS
 from harness.variance import Floats
 
 CONDITIONS = {
@@ -122,20 +123,28 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles") -> Side:
-    """Read and verify one side.
+    """Read and verify bundles, and make a side of them; see `side_of`.
+
+    Raises:
+        IntegrityError: a bundle fails verification.
+    """
+    return side_of([read_bundle(folder) for folder in folders], protocol, what)
+
+
+def side_of(bundles: Sequence[Bundle], protocol: str = "", what: str = "bundles") -> Side:
+    """One side of a comparison.
 
     Args:
-        folders: bundles.
+        bundles: runs of one encoder.
         protocol: only these runs; "": there must be one protocol.
         what: the side's name, for errors.
 
     Raises:
-        IntegrityError: a bundle fails verification.
+        IntegrityError: a name in a bundle cannot be printed, or seeds hold other samples.
         UsageError: more than one encoder, or two versions of one.
         NotComparableError: several protocols and none chosen, none of the protocol, or one task measured
             under two sets of conditions.
     """
-    bundles = [read_bundle(folder) for folder in folders]
     held = sorted({b.run.protocol for b in bundles})
     if not protocol and len(held) > 1:
         raise NotComparableError(f"several protocols in the {what}", found=", ".join(held))
@@ -161,13 +170,12 @@ def read_side(folders: Sequence[Path], protocol: str = "", what: str = "bundles"
     by_task: dict[str, list[Bundle]] = defaultdict(list)
     for bundle in mine:
         by_task[bundle.run.task].append(bundle)
-    tiers = ("re-run", "re-scored", "self-reported")
     return Side(
         protocol=mine[0].run.protocol,
         encoder=encoders[0],
         title=mine[0].run.submission.title,
         cells={task: _cell(task, of_task, what) for task, of_task in sorted(by_task.items())},
-        tier=max((b.run.tier for b in mine), key=tiers.index),
+        tier=max((b.run.tier for b in mine), key=TIERS.index),
     )
 
 
@@ -237,16 +245,9 @@ def _cell(task: str, bundles: list[Bundle], what: str) -> TaskCell:
     )
 
 
-def _one_a_seed(bundles: list[Bundle]) -> list[Bundle]:
-    """By seed: a complete run before another, the reference engine's, the smallest digest."""
+def _one_a_seed(bundles: Sequence[Bundle]) -> list[Bundle]:
     best: dict[int, Bundle] = {}
-
-    def order(bundle: Bundle) -> tuple[bool, bool, str]:
-        counts = bundle.run.counts
-        unscored = counts.num_error + counts.num_missing > 0
-        return unscored, bundle.run.engine != REFERENCE_ENGINE, bundle.digest
-
-    for bundle in sorted(bundles, key=order):
+    for bundle in sorted(bundles, key=lambda b: preference(b.run, b.digest)):
         best.setdefault(bundle.run.seed, bundle)
     return [best[seed] for seed in sorted(best)]
 

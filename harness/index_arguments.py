@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.argument_parser import add_places
-
-TIERS = ("re-run", "re-scored", "self-reported")
-"""As `records.Tier`, most trusted first."""
+from harness.records import TIERS
 
 
 def add_index(commands: Any) -> None:

@@ -40,6 +40,9 @@ TaskKind = Literal["probe", "generate", "choice"]
 Status = Literal["scored", "unparsed", "error", "missing"]
 Tier = Literal["re-run", "re-scored", "self-reported"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+TIERS: tuple[Tier, ...] = get_args(Tier)
+"""Most to least trusted."""
+SELF_REPORTED: Tier = "self-reported"
 
 SIDE_OF_OBJECTIVE: dict[str, Side] = {
     "softmax-contrastive": "contrastive",

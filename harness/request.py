@@ -14,8 +14,7 @@ from harness.bundle import COMMIT, Bundle, find_bundles
 from harness.bundle_rules import Definitions, is_known
 from harness.errors import IntegrityError, UsageError
 from harness.ledger import ATTEMPTS, TOMBSTONES, Attempt, read_attempts, read_tombstones
-from harness.records import Tier
-from harness.store import TIERS
+from harness.records import TIERS, Tier
 
 LEDGERS = (ATTEMPTS, TOMBSTONES)
 

@@ -99,7 +99,7 @@ def estimate(
     value = float(table.mean())
     samples, samples_df, num_clusters = cluster_variance(table.mean(axis=0), clusters)
     seeds = seed_part(table, clusters, seed_pool)
-    got = limits(value, [Component(samples, samples_df), seeds.component], level)
+    got = limits(value, [Component(samples, samples_df), seeds.component], level, against=None)
     low, high = float(got.low), float(got.high)
     half = float(special.stdtrit(max(samples_df, 1.0), 0.5 + level / 2)) * math.sqrt(samples)
     trials = effective_trials(value, half, num_clusters, level)
@@ -138,9 +138,7 @@ def paired_difference(
     >>> same.value, same.low == -same.high, same.high > 0, same.seeds_unknown
     (0.0, True, True, True)
     """
-    parts = difference_parts(a, b, clusters, seed_pool)
-    low, high, se, df, p = (float(x) for x in difference_limits(*parts[:4], level=level))
-    return Interval(parts.value, low, high, se, df, not parts.known, p)
+    return interval_of(difference_parts(a, b, clusters, seed_pool), level)
 
 
 class DifferenceParts(NamedTuple):
@@ -171,6 +169,12 @@ def difference_parts(
     return DifferenceParts(value, Component(samples, samples_df), size, joined(ours, theirs), known)
 
 
+def interval_of(parts: DifferenceParts, level: float = 0.95) -> Interval:
+    """The interval, and p of no difference, that the parts make."""
+    low, high, se, df, p = (float(x) for x in difference_limits(*parts[:4], level=level))
+    return Interval(parts.value, low, high, se, df, not parts.known, p)
+
+
 def difference_limits(
     value: Any,
     samples: Component,
@@ -178,7 +182,7 @@ def difference_limits(
     seeds: Sequence[Component],
     *,
     level: float = 0.95,
-    against: float = 0.0,
+    against: float | None = 0.0,
 ) -> Limits:
     """Interval and p of paired differences; the arithmetic of `paired_difference`, on one or on many.
 
@@ -194,7 +198,7 @@ def difference_limits(
         num: samples and clusters behind `value`.
         seeds: components of the seeds, each (…).
         level: coverage.
-        against: the difference that p is of.
+        against: the difference that p is of; None: no p is wanted, which saves most of the time.
 
     Returns:
         Limits of shape (…), clipped to [-1, 1].
@@ -204,23 +208,27 @@ def difference_limits(
     centre = value * num.samples / more
     variance = samples.variance * (num.samples / more) ** 2 + (1 + 2 * centre**2) / more**2
     careful = limits(centre, [Component(variance, samples.df), *seeds], level, against)
-    overlooked = np.where(np.asarray(samples.variance) == 0, wilson(0.0, num.clusters, level)[1], 0.0)
+    still = np.asarray(samples.variance) == 0
+    overlooked = np.where(still, wilson(0.0, num.clusters, level)[1], 0.0) if np.any(still) else 0.0
     low = np.minimum(np.minimum(plain.low, careful.low), value - overlooked * (1 + value))
     high = np.maximum(np.maximum(plain.high, careful.high), value + overlooked * (1 - value))
     p = np.maximum(plain.p, careful.p)
-    # Where room was left for what may have been overlooked, p must not be surer than the interval.
-    p = np.where((low <= against) & (against <= high), np.maximum(p, 1 - level), p)
+    if against is not None:
+        # Where room was left for what may have been overlooked, p must not be surer than the interval.
+        p = np.where((low <= against) & (against <= high), np.maximum(p, 1 - level), p)
     return Limits(np.maximum(low, -1.0), np.minimum(high, 1.0), plain.se, plain.df, p)
 
 
-def limits(value: Any, components: Sequence[Component], level: float = 0.95, against: float = 0.0) -> Limits:
+def limits(
+    value: Any, components: Sequence[Component], level: float = 0.95, against: float | None = 0.0
+) -> Limits:
     """Interval of a mean whose variance is a sum, and its two-sided p; see the module's text.
 
     Args:
         value: (…).
         components: each (…) or scalar; a variance may be 0, and infinite where it is unknown.
         level: coverage.
-        against: the value that p is of.
+        against: the value that p is of; None: p is left at 1.
 
     Returns:
         Limits of shape (…), not clipped.
@@ -243,24 +251,31 @@ def limits(value: Any, components: Sequence[Component], level: float = 0.95, aga
         df = np.where(total > 0, total**2 / weight, np.max([f for _, f in parts], axis=0))
     known = np.isfinite(total)
     df = np.where(known, np.maximum(df, 1.0), 1.0)
-    gap = np.abs(np.asarray(value) - against)
     error = np.sqrt(np.where(known, total, 1.0))
     half = special.stdtrit(df, 0.5 + level / 2) * error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        away = np.where(error > 0, -gap / error, np.where(gap == 0, 0.0, -np.inf))
-    p = 2 * special.stdtr(df, away)
+    p = np.ones(shape) if against is None else _p_together(np.abs(np.asarray(value) - against), error, df)
     z2 = float(special.ndtri(0.5 + level / 2)) ** 2
     for part in components:
         variance = np.where(known, part.variance, 0.0)
-        rest = np.where(known, total, 0.0) - variance
-        freedom = _own_df(part)
+        counts = variance > 0
+        if not np.any(counts):
+            continue
+        rest, freedom = np.where(known, total, 0.0) - variance, _own_df(part)
         alone = special.stdtrit(freedom, 0.5 + level / 2) ** 2 * variance + z2 * rest
-        half = np.maximum(half, np.where(variance > 0, np.sqrt(alone), 0.0))
-        if np.any(variance > 0):
-            p = np.maximum(p, np.where(variance > 0, _p_alone(gap, variance, rest, freedom), 0.0))
+        half = np.maximum(half, np.where(counts, np.sqrt(alone), 0.0))
+        if against is not None:
+            gap = np.abs(np.asarray(value) - against)
+            p = np.maximum(p, np.where(counts, _p_alone(gap, variance, rest, freedom), 0.0))
     half, p = np.where(known, half, np.inf), np.where(known, p, 1.0)
     se, df = np.where(known, np.sqrt(total), np.inf), np.where(known, df, 0.0)
     return Limits(value - half, value + half, se, df, p)
+
+
+def _p_together(gap: Any, error: Any, df: Any) -> Any:
+    """Two-sided p of rule (a)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.where(error > 0, -gap / error, np.where(gap == 0, 0.0, -np.inf))
+    return 2 * special.stdtr(df, away)
 
 
 def _own_df(part: Component) -> Any:

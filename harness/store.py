@@ -27,7 +27,7 @@ from harness.errors import IntegrityError, UsageError
 from harness.pair_facts import network_of, pair_facts
 from harness.pair_rows import declared_rows, difference_rows
 from harness.pairs import Pair
-from harness.records import Submission
+from harness.records import SELF_REPORTED, TIERS, Submission
 from harness.stats import estimate
 from harness.store_files import (
     CONFIG,
@@ -50,8 +50,6 @@ PROBE_ENGINE = "probe"
 BULK_ROWS = 50_000
 """Samples that one statement inserts: some forty bundles of the mini suite."""
 COUNTS = ("num_expected", "num_scored", "num_unparsed", "num_error", "num_missing")
-TIERS = ("re-run", "re-scored", "self-reported")
-"""Most to least trusted; a cell has the tier of its least trusted run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +311,7 @@ def _measure_task(
     }
     # A floor has little to learn from: its seed noise says nothing about the encoders', nor theirs about its.
     floors = {entry.encoder for entry in column if entry.run.submission.floor is not None}
-    apart = floors | {entry.encoder for entry in column if entry.run.tier == TIERS[-1]}
+    apart = floors | {entry.encoder for entry in column if entry.run.tier == SELF_REPORTED}
     ranked = {encoder: table for encoder, table in tables.items() if encoder not in apart}
     pool = pool_seeds(list(ranked.values()), clusters)
     metrics = []

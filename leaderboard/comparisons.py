@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.cells import SELF_REPORTED
-from harness.records import Metric
+from harness.records import SELF_REPORTED, Metric
 from harness.stats import Interval, paired_difference
 from leaderboard.facts import Facts
 from leaderboard.views import BEATS_BY

@@ -123,7 +123,6 @@ TORCH_FREE = [
     "harness.self_test",
 ]
 TORCH_FREE += [
-    "harness.family",
     "harness.verify",
     "harness.verify_commands",
     "harness.site_check",
