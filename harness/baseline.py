@@ -14,7 +14,7 @@ from harness.bundle import read_bundle
 from harness.digest import digest_json
 from harness.errors import IntegrityError, UsageError
 from harness.files import read_json, write_json
-from harness.gate_sides import Side, bundle_folders, is_file, is_folder, side_of
+from harness.gate_sides import Side, bundle_folders, is_file, is_folder, read_all, side_of
 from harness.record_json import record_from_json
 from harness.records import SELF_REPORTED
 from harness.variance import SeedPool, pool_seeds
@@ -166,7 +166,7 @@ def make_baseline(
     Raises:
         UsageError, NotComparableError, IntegrityError: as `read_side`; incomplete runs are refused, too.
     """
-    bundles = [read_bundle(folder) for folder in bundle_folders(folders)]
+    bundles = read_all(bundle_folders(folders))
     side = side_of(bundles, protocol, "baseline")
     lacking = [t for t, cell in side.cells.items() if cell.num_unscored]
     if lacking:
@@ -235,7 +235,7 @@ def board_sides(roots: Sequence[Path], protocol: str, without: str = "") -> list
         by_encoder.setdefault(folder.parent.name, []).append(folder)
     sides = []
     for encoder, folders in sorted(by_encoder.items()):
-        bundles = [read_bundle(folder) for folder in folders] if encoder != without else []
+        bundles = read_all(folders) if encoder != without else []
         mine = [b for b in bundles if b.run.protocol == protocol and b.run.submission.floor is None]
         if mine:
             sides.append(side_of(mine, protocol, "board"))

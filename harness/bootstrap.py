@@ -9,6 +9,7 @@ for them.
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from harness.variance import ClusterSizes, Floats
 REPLICATES = 10_000
 _CHUNK = 50
 """Replicates drawn from one stream of random numbers."""
-_RARE = 8
+_RARE = 16
 """Clusters of a cell with fewer than this are drawn one by one: that is cheaper than a binomial draw."""
 
 
@@ -78,29 +79,44 @@ def paired_bootstrap(
 
 def _collapsed(cells: Floats, counts: NDArray[Any], replicates: int, seed: int) -> Floats:
     """Means of the replicates, (replicates,); the same whatever the number of cores."""
+    order = np.argsort(counts, kind="stable")
+    cells, counts = cells[:, order], counts[order]
+    # Sum and size of a cluster as one number, told apart again by this unit: half the memory to walk through.
+    unit = 2.0 ** math.ceil(math.log2(2 * float(counts @ cells[1]) + 2))
+    common = counts >= _RARE
+    rare = np.repeat(cells[0, ~common] + unit * cells[1, ~common], counts[~common])
     chunks = [min(_CHUNK, replicates - start) for start in range(0, replicates, _CHUNK)]
     streams = np.random.SeedSequence(seed).spawn(len(chunks))
+
+    def draw(part: tuple[int, np.random.SeedSequence]) -> Floats:
+        return _draw(cells[:, common], counts[common], rare, unit, *part)
+
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        drawn = pool.map(lambda part: _draw(cells, counts, *part), zip(chunks, streams, strict=True))
-        return np.concatenate(list(drawn))
+        return np.concatenate(list(pool.map(draw, zip(chunks, streams, strict=True))))
 
 
-def _draw(cells: Floats, counts: NDArray[Any], replicates: int, stream: np.random.SeedSequence) -> Floats:
+def _draw(
+    cells: Floats,
+    counts: NDArray[Any],
+    rare: Floats,
+    unit: float,
+    replicates: int,
+    stream: np.random.SeedSequence,
+) -> Floats:
     """Common cells by one multinomial draw; clusters of rare cells, being few, one by one."""
-    rng = np.random.default_rng(stream)
-    common = counts >= _RARE
-    rare = np.repeat(cells[0, ~common] + 1j * cells[1, ~common], counts[~common])
-    num_clusters = int(counts.sum())
-    shares = np.append(counts[common], len(rare)) / num_clusters
-    drawn = rng.multinomial(num_clusters, shares, replicates)
-    sums, sizes = (drawn[:, :-1] @ row for row in cells[:, common])
-    of_rare = drawn[:, -1]
+    rng = np.random.Generator(np.random.SFC64(stream))  # faster than the default, and as sound
+    num_clusters = int(counts.sum()) + len(rare)
+    drawn = rng.multinomial(num_clusters, np.append(counts, len(rare)) / num_clusters, replicates)
+    sums, sizes = (drawn[:, :-1] @ row for row in cells)
     if len(rare):
+        of_rare = drawn[:, -1]
         kind = np.uint16 if len(rare) < 2**16 else np.int64
-        picked = rare[rng.integers(len(rare), size=int(of_rare.sum()), dtype=kind)]
-        # One entry more: a replicate without any would else have no beginning. Such a sum is 0.
+        # One more than needed: a replicate without any would else have no beginning. Such a sum is 0.
+        picked = rare[rng.integers(len(rare), size=int(of_rare.sum()) + 1, dtype=kind)]
+        picked[-1] = 0
         starts = np.concatenate([[0], np.cumsum(of_rare)[:-1]])
-        each = np.where(of_rare > 0, np.add.reduceat(np.append(picked, 0), starts), 0)
-        sums, sizes = sums + each.real, sizes + each.imag
+        each = np.where(of_rare > 0, np.add.reduceat(picked, starts), 0)
+        of_size = np.rint(each / unit)
+        sums, sizes = sums + (each - unit * of_size), sizes + of_size
     found: Floats = sums / sizes
     return found

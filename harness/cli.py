@@ -41,12 +41,19 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import rehearsal_commands
 
         return rehearsal_commands.rehearse(arguments)
-    from harness import check_commands, checkpoint_commands, commands, index_commands, verify_commands
+    # One at a time: what a command does not need costs it seconds.
+    if arguments.command in {"compare", "check", "baseline"}:
+        from harness import check_commands
+
+        return check_commands.COMMANDS[arguments.command](arguments)
+    if arguments.command == "verify":
+        from harness import verify_commands
+
+        return verify_commands.COMMANDS[arguments.command](arguments)
+    from harness import checkpoint_commands, commands, index_commands
 
     table: dict[str, Command] = {
         **index_commands.COMMANDS,
-        **check_commands.COMMANDS,
-        **verify_commands.COMMANDS,
         "demo": commands.demo,
         "submit": checkpoint_commands.submit,
         "doctor": checkpoint_commands.doctor,

@@ -14,7 +14,6 @@ from scipy import special
 
 from harness.stats import DifferenceParts, Interval, difference_limits, difference_parts, interval_of
 from harness.variance import (
-    CONSTANT,
     ClusterSizes,
     Component,
     Floats,
@@ -23,6 +22,7 @@ from harness.variance import (
     Size,
     joined,
     seed_part,
+    variance_of,
 )
 
 RIGHT = 0.5
@@ -91,7 +91,7 @@ def detectable(se: float, df: float, power: float = POWER, level: float = LEVEL)
     """Minimum detectable effect (t(1 − α/2) + t(power)) · se of a two-sided test (Bloom 1995).
 
     Returns:
-        In the unit of `se`; None where the standard error is unknown.
+        In the unit of `se`; None where that is unknown or 0.
 
     >>> round(detectable(0.01, 1e9), 4)
     0.028
@@ -151,27 +151,29 @@ def all_pairs(
         raise ValueError("fewer than two clusters: no variance between them")
     averages = np.stack([np.atleast_2d(table).mean(axis=0, dtype=np.float64) for table in encoders])
     means = averages.mean(axis=1)
-    value = means[:, None] - means[None, :]
     gram = _gram(averages - means[:, None], sizes)
     own = np.diag(gram)
-    terms = own[:, None] + own[None, :]
-    variance = terms - 2 * gram
-    np.fill_diagonal(variance, 0.0)
-    for i, j in np.argwhere(np.triu((variance <= _CANCELLED * terms) & (terms > 0), 1)):
-        difference = averages[i] - averages[j]
-        variance[i, j] = variance[j, i] = _direct(difference, sizes)
+    # Each pair once: the other way round it is the same with its sign turned.
+    i, j = np.triu_indices(len(encoders), 1)
+    terms = own[i] + own[j]
+    variance = terms - 2 * gram[i, j]
+    for pair in np.flatnonzero((variance <= _CANCELLED * terms) & (terms > 0)):
+        variance[pair] = variance_of(averages[i[pair]] - averages[j[pair]], sizes)
     found = [seed_part(np.atleast_2d(table), clusters, pool) for table in encoders]
     every = [np.array(column) for column in zip(*((*f.component, f.pooled) for f in found), strict=True)]
-    rows, columns = ([x[:, None] for x in every], [x[None, :] for x in every])
-    parts = joined(*(SeedPart(Component(*side[:3]), side[3], known=True) for side in (rows, columns)))
+    sides = ([column[rows] for column in every] for rows in (i, j))
+    parts = joined(*(SeedPart(Component(*side[:3]), side[3], known=True) for side in sides))
     size = Size(averages.shape[1], len(sizes.counts))
+    value = means[i] - means[j]
     got = difference_limits(value, Component(variance, sizes.df), size, parts, level=LEVEL)
-    same = np.eye(len(encoders), dtype=bool)
-    clean = {name: np.where(same, rest, getattr(got, name)) for name, rest in _SELF.items()}
-    return AllPairs(value=value, df=got.df, **clean)
-
-
-_SELF = {"low": 0.0, "high": 0.0, "se": 0.0, "p": 1.0}
+    upper = {"value": value, "low": got.low, "high": got.high, "se": got.se, "df": got.df, "p": got.p}
+    lower = {**upper, "value": -value, "low": -got.high, "high": -got.low}
+    whole = {}
+    for name in AllPairs._fields:
+        matrix = np.full((len(encoders), len(encoders)), 1.0 if name == "p" else 0.0)
+        matrix[i, j], matrix[j, i] = upper[name], lower[name]
+        whole[name] = matrix
+    return AllPairs(**whole)
 
 
 def _gram(centred: Floats, sizes: ClusterSizes) -> Floats:
@@ -181,13 +183,6 @@ def _gram(centred: Floats, sizes: ClusterSizes) -> Floats:
     sums *= np.sqrt(sizes.weights)
     product: Floats = sums @ sums.T
     return product
-
-
-def _direct(difference: Floats, sizes: ClusterSizes) -> float:
-    if np.ptp(difference) <= CONSTANT:
-        return 0.0
-    sums = np.bincount(sizes.member, weights=difference - difference.mean())
-    return float(np.sum(sums**2 * sizes.weights))
 
 
 class Ranking(NamedTuple):

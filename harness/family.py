@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats as scipy_stats
+from scipy import special
 
 from harness.comparison import LEVEL, AllPairs, holm
 from harness.stats import Interval, limits
@@ -129,6 +129,8 @@ def rank_agreement(names: Sequence[str], probe: AllPairs, other: AllPairs) -> Ra
         probe: all pairs on the linear probe.
         other: all pairs on another task.
     """
+    from scipy import stats as scipy_stats  # a second and a half, which no check needs
+
     count = len(names)
     rho = low = high = None
     scores = [pairs.value.mean(axis=1) for pairs in (probe, other)]

@@ -91,10 +91,15 @@ def cluster_variance(per_sample: NDArray[Any], clusters: NDArray[Any]) -> tuple[
     sizes = ClusterSizes.of(clusters)
     if len(sizes.counts) < 2:
         return math.inf, 0.0, len(sizes.counts)
-    # A constant column must come out as exactly 0: the callers branch on it, and rounding would hide it.
-    centred = values - values.mean() if np.ptp(values) > CONSTANT else np.zeros_like(values)
-    sums = np.bincount(sizes.member, weights=centred)
-    return float(np.sum(sums**2 * sizes.weights)), sizes.df, len(sizes.counts)
+    return variance_of(values, sizes), sizes.df, len(sizes.counts)
+
+
+def variance_of(values: Floats, sizes: ClusterSizes) -> float:
+    """The variance of `cluster_variance`, for (samples,) values of at least two clusters."""
+    if np.ptp(values) <= CONSTANT:
+        return 0.0  # exactly: the callers branch on it, and rounding would hide it
+    sums = np.bincount(sizes.member, weights=values - values.mean())
+    return float(np.sum(sums**2 * sizes.weights))
 
 
 class ClusterSizes(NamedTuple):

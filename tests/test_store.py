@@ -195,7 +195,7 @@ def test_a_pair_without_spread_says_what_it_does_not_know(tmp_path: Path, db: Pa
     ingest(db, tmp_path / "results", pairs=PAIRS)
     assert query(db, "SELECT difference, se, df, p, detectable FROM pairs") == [(0, None, None, None, None)]
     row = pair_rows._pair_row(np.ones((2, 9)), np.zeros((2, 9)), np.arange(9), None)
-    assert (row["se"], row["detectable"], row["only_a"]) == (0, 0, 9)
+    assert (row["se"], row["detectable"], row["only_a"]) == (0, None, 9)
     assert 0 < row["p"] < 0.01
     assert pair_rows._pair_row(np.ones((2, 9)), np.ones((2, 9)), np.arange(9), None)["p"] == 1
 
