@@ -8,20 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
-from leaderboard import wording
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
 from leaderboard.index import read_facts
+from leaderboard.kit import HERE, Kit, Maker, environment
 from leaderboard.profiles import encoder_page, methods_page, protocol_section, site_frame
 from leaderboard.sentences import REHEARSAL
-from leaderboard.views import BEATS_BY
 
-HERE = Path(__file__).resolve().parent
 MARKER = ".eyechart-site"
 """Names a folder as one that a build may replace; a folder without it is never emptied."""
 
@@ -62,31 +58,50 @@ def build_site(
 
 def render_site(facts: Facts) -> dict[str, bytes]:
     """All files of the site by relative path."""
-    environment = _environment()
     compared = [Comparisons(facts, protocol) for protocol in _protocol_order(facts)]
-    site = site_frame(facts, compared)
-
-    def page(template: str, root: str, **values: object) -> bytes:
-        text = environment.get_template(template).render(
-            site=site, root=root, beats_by=f"{BEATS_BY:g}", **values
-        )
-        return text.encode()
-
-    files = {
-        "index.html": page("index.html.j2", "", sections=[protocol_section(c) for c in compared]),
-        "methods.html": page("methods.html.j2", "", page=methods_page(facts)),
-        "404.html": page("404.html.j2", ""),
-    }
-    for encoder in sorted({e for _, e, _ in facts.metrics}):
-        view = encoder_page(facts, compared, encoder)
-        files[view.name.href] = page("encoder.html.j2", "../", page=view)
-    for task in sorted({t for c in compared for t in task_names(c)}):
-        files[f"tasks/{wording.page_name(task)}"] = page(
-            "task.html.j2", "../", page=task_page(facts, compared, task)
-        )
-    for path in sorted((HERE / "static").iterdir()):
-        files[f"static/{path.name}"] = path.read_bytes()
+    kit = Kit(facts=facts, compared=compared, site=site_frame(facts, compared), environment=environment())
+    files: dict[str, bytes] = {}
+    for make in MAKERS:
+        made = make(kit)
+        twice = files.keys() & made.keys()
+        assert not twice, f"made twice: {sorted(twice)}"
+        files.update(made)
     return files
+
+
+def _front_pages(kit: Kit) -> dict[str, bytes]:
+    sections = [protocol_section(c) for c in kit.compared]
+    return {
+        "index.html": kit.page("index.html.j2", "index.html", sections=sections),
+        "methods.html": kit.page("methods.html.j2", "methods.html", page=methods_page(kit.facts)),
+        "404.html": kit.page("404.html.j2", "404.html"),
+    }
+
+
+def _encoder_pages(kit: Kit) -> dict[str, bytes]:
+    views = (encoder_page(kit.facts, kit.compared, e) for e in sorted({e for _, e, _ in kit.facts.metrics}))
+    return {v.name.href: kit.page("encoder.html.j2", v.name.href, page=v) for v in views}
+
+
+def _task_pages(kit: Kit) -> dict[str, bytes]:
+    views = (
+        task_page(kit.facts, kit.compared, t)
+        for t in sorted({t for c in kit.compared for t in task_names(c)})
+    )
+    return {v.head.href: kit.page("task.html.j2", v.head.href, page=v) for v in views}
+
+
+def _static_files(_: Kit) -> dict[str, bytes]:
+    return {f"static/{path.name}": path.read_bytes() for path in sorted((HERE / "static").iterdir())}
+
+
+MAKERS: tuple[Maker, ...] = (
+    _front_pages,
+    _encoder_pages,
+    _task_pages,
+    _static_files,
+)
+"""Who makes which part of the site."""
 
 
 def _protocol_order(facts: Facts) -> list[str]:
@@ -123,25 +138,3 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
     return SiteReport(pages=pages, bytes=sum(map(len, files.values())), index=out / "index.html")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        per_cent=wording.per_cent,
-        points=wording.points,
-        errors_away=wording.errors_away,
-        seconds=wording.seconds,
-        thousands=lambda n: f"{n:,}",
-    )
-    environment.globals.update(
-        range_of=wording.range_of, points_range=wording.points_range, count_of=wording.count_of
-    )
-    return environment
