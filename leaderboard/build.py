@@ -10,12 +10,15 @@ from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
+from leaderboard.board import board_page
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
+from leaderboard.home import home_section
 from leaderboard.index import read_facts
 from leaderboard.kit import HERE, Kit, Maker, environment
-from leaderboard.profiles import encoder_page, methods_page, protocol_section, site_frame
+from leaderboard.pair_codes import pair_files
+from leaderboard.profiles import encoder_page, methods_page, site_frame
 from leaderboard.sentences import REHEARSAL
 
 MARKER = ".eyechart-site"
@@ -70,12 +73,17 @@ def render_site(facts: Facts) -> dict[str, bytes]:
 
 
 def _front_pages(kit: Kit) -> dict[str, bytes]:
-    sections = [protocol_section(c) for c in kit.compared]
+    sections = [home_section(c) for c in kit.compared]
     return {
         "index.html": kit.page("index.html.j2", "index.html", sections=sections),
         "methods.html": kit.page("methods.html.j2", "methods.html", page=methods_page(kit.facts)),
         "404.html": kit.page("404.html.j2", "404.html"),
     }
+
+
+def _board_pages(kit: Kit) -> dict[str, bytes]:
+    views = (board_page(c) for c in kit.compared)
+    return {v.href: kit.page("board.html.j2", v.href, page=v) for v in views}
 
 
 def _encoder_pages(kit: Kit) -> dict[str, bytes]:
@@ -97,6 +105,8 @@ def _static_files(_: Kit) -> dict[str, bytes]:
 
 MAKERS: tuple[Maker, ...] = (
     _front_pages,
+    _board_pages,
+    pair_files,
     _encoder_pages,
     _task_pages,
     _static_files,

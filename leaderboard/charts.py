@@ -22,16 +22,6 @@ SHAPE_OF_SIDE = {
 _EXTENTS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.25, 0.50, 0.75, 1.0)
 _EDGE = 1.5
 """Per cent of a strip's width kept free at both ends, so that a marker at 0 or 100 is whole."""
-_NOMINAL = (400.0, 420.0)
-"""Plot size in px at which key letters are kept apart: between a phone and a page."""
-_OFFSETS = ((10, -9), (10, 11), (-10, -9), (-10, 11), (14, 0), (-14, 0), (0, -14), (0, 15))
-_ENOUGH = 13.0
-"""Px between a key and whatever else is drawn, beyond which more room is no gain."""
-_FAR = 1.9
-"""A key with no room beside its marker stands this much further out, at the end of a line."""
-
-
-Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,50 +68,6 @@ class Strip:
     band_start: str = ""
     band_width: str = ""
     """The floors' interval as a shaded band; empty for none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One encoder in the scatter, with both intervals and a key letter."""
-
-    key: str
-    name: str
-    side: str
-    shape: str
-    x: str
-    x_low: str
-    x_high: str
-    y: str
-    y_low: str
-    y_high: str
-    key_dx: int
-    key_dy: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scatter:
-    """Probe against VQA."""
-
-    x_title: str
-    y_title: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    points: tuple[Point, ...]
-    left: str
-    right: str
-    top: str
-    bottom: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScatterInput:
-    """Values of one point, fractions: (low, value, high) on both axes."""
-
-    key: str
-    name: str
-    side: str
-    x: tuple[float, float, float]
-    y: tuple[float, float, float]
 
 
 def score_scale() -> Scale:
@@ -182,60 +128,3 @@ def strip(
         band_start="" if band is None else scale.at(band[0]),
         band_width="" if band is None else scale.span(*band),
     )
-
-
-def scatter(inputs: Sequence[ScatterInput], x_title: str, y_title: str) -> Scatter:
-    """Lay out the scatter: fixed 0 to 100 axes, key letters moved off each other and off the markers."""
-    across = Scale(low=0.0, high=1.0, start=10.0, end=97.0)
-    down = Scale(low=0.0, high=1.0, start=88.0, end=4.0)
-    places = [(float(across.at(p.x[1])[:-1]), float(down.at(p.y[1])[:-1])) for p in inputs]
-    offsets = _place_keys(places)
-    points = tuple(
-        Point(
-            key=p.key,
-            name=p.name,
-            side=p.side,
-            shape=SHAPE_OF_SIDE[p.side],
-            x=across.at(p.x[1]),
-            x_low=across.at(p.x[0]),
-            x_high=across.at(p.x[2]),
-            y=down.at(p.y[1]),
-            y_low=down.at(p.y[0]),
-            y_high=down.at(p.y[2]),
-            key_dx=dx,
-            key_dy=dy,
-        )
-        for p, (dx, dy) in zip(inputs, offsets, strict=True)
-    )
-    values = (0.0, 0.25, 0.5, 0.75, 1.0)
-    return Scatter(
-        x_title=x_title,
-        y_title=y_title,
-        points=points,
-        x_ticks=tuple(Tick(position=across.at(v), label=f"{100 * v:.0f}") for v in values),
-        y_ticks=tuple(Tick(position=down.at(v), label=f"{100 * v:.0f}", anchor="end") for v in values),
-        left=across.at(0.0),
-        right=across.at(1.0),
-        top=down.at(1.0),
-        bottom=down.at(0.0),
-    )
-
-
-def _place_keys(places: Points) -> list[tuple[int, int]]:
-    """For each marker the first offset with room enough, else the one with most; input order decides ties."""
-    width, height = _NOMINAL
-    centres = [(x * width / 100, y * height / 100) for x, y in places]
-    candidates = [*_OFFSETS, *((round(_FAR * dx), round(_FAR * dy)) for dx, dy in _OFFSETS)]
-    keys: list[tuple[float, float]] = []
-    chosen = []
-    for number, (x, y) in enumerate(centres):
-        others = centres[:number] + centres[number + 1 :] + keys
-
-        def room(offset: tuple[int, int], x: float = x, y: float = y, others: Points = others) -> float:
-            at = x + offset[0], y + offset[1]
-            return min([math.dist(at, other) for other in others] + [_ENOUGH])
-
-        best = max(candidates, key=lambda o: (room(o), -candidates.index(o)))
-        keys.append((x + best[0], y + best[1]))
-        chosen.append(best)
-    return chosen

@@ -8,19 +8,15 @@ from harness.errors import EyechartError
 from harness.prompts import PROBE_SCORER, build_prompt
 from harness.records import Metric, Task
 from harness.stats import Interval
-from leaderboard.charts import SHAPE_OF_SIDE, ScatterInput, Strip, scatter, score_scale, strip, ticks
+from leaderboard.charts import SHAPE_OF_SIDE, Strip, score_scale, strip, ticks
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons, beats, errors_away
 from leaderboard.facts import Facts
 from leaderboard.views import (
-    Board,
-    BoardRow,
     Cell,
     EncoderName,
     Fact,
     FloorMargin,
     ForestRow,
-    ScatterFigure,
-    ScatterRow,
     Span,
     TaskHead,
     TaskPage,
@@ -29,7 +25,6 @@ from leaderboard.views import (
 from leaderboard.wording import FLOOR_WORDS, page_name, per_cent, range_of
 
 _KIND_ORDER = {"probe": 0, "generate": 1, "choice": 2, "": 3}
-_KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class _Row(dict[str, str]):
@@ -60,11 +55,12 @@ def task_names(compared: Comparisons) -> tuple[str, ...]:
     measured = {t for p, _, t in facts.metrics if p == protocol}
     recipe = facts.protocols.get(protocol)
     stated = [t for t in recipe.tasks if t in measured] if recipe else []
-    rest = sorted(measured - set(stated), key=lambda t: (_KIND_ORDER[_kind(facts, t)], t))
+    rest = sorted(measured - set(stated), key=lambda t: (_KIND_ORDER[task_kind(facts, t)], t))
     return (*stated, *rest)
 
 
-def _kind(facts: Facts, task: str) -> str:
+def task_kind(facts: Facts, task: str) -> str:
+    """probe, generate, choice, or empty where the definition is not installed."""
     return facts.tasks[task].kind if task in facts.tasks else ""
 
 
@@ -84,12 +80,12 @@ def task_head(compared: Comparisons, task: str) -> TaskHead:
         name=task,
         title=task_title(facts, task),
         href=f"tasks/{page_name(task)}",
-        kind=_kind(facts, task),
+        kind=task_kind(facts, task),
         metric=cells[0].metric if cells else "",
         num_expected=max(runs, default=definition.num_expected if definition else 0),
         chance=facts.chances.get((compared.protocol, task), 0.0),
         best=facts.submissions[best.encoder].title if best else "",
-        best_span=_span(best) if best else None,
+        best_span=metric_span(best) if best else None,
         dead=compared.dead(task) is not None,
         dead_words=dead_words(compared, task),
     )
@@ -112,12 +108,20 @@ def dead_words(compared: Comparisons, task: str) -> str:
 
 
 def _named(compared: Comparisons, metric: Metric) -> str:
-    span = _span(metric)
+    span = metric_span(metric)
     title = compared.facts.submissions[metric.encoder].title
     return title if span is None else f"{title}, {per_cent(span.value)} [{range_of(span.low, span.high)}]"
 
 
-def _span(metric: Metric) -> Span | None:
+def two_tasks(compared: Comparisons) -> tuple[str, str]:
+    """The probe and the question answering task of a protocol; empty unless it has both."""
+    probe = next((t for t in task_names(compared) if task_kind(compared.facts, t) == "probe"), "")
+    answers = sort_task(compared)
+    return (probe, answers) if probe and answers and probe != answers else ("", "")
+
+
+def metric_span(metric: Metric) -> Span | None:
+    """The cell's number with its interval, or None."""
     if metric.value is None or metric.ci_low is None or metric.ci_high is None:
         return None
     return Span(value=metric.value, low=metric.ci_low, high=metric.ci_high)
@@ -142,7 +146,7 @@ def cell(compared: Comparisons, encoder: str, task: str, *, against: str) -> Cel
     metric = compared.metric(encoder, task)
     if metric is None:
         return Cell(task=task, task_title=title, task_href=href, state="not-run")
-    span = _span(metric)
+    span = metric_span(metric)
     margins = () if encoder in compared.floors or span is None else _margins(compared, encoder, task)
     blind = [m.difference for m in margins if m.kind == FLOOR_WORDS["blind"]]
     return Cell(
@@ -162,6 +166,7 @@ def cell(compared: Comparisons, encoder: str, task: str, *, against: str) -> Cel
         lift=min(blind, key=lambda d: d.value, default=None),
         strip=_cell_strip(compared, metric, span, against) if span else None,
         margins=margins,
+        place=facts.places.get((compared.protocol, encoder, task)) if span else None,
     )
 
 
@@ -170,9 +175,9 @@ def _cell_strip(compared: Comparisons, metric: Metric, span: Span, against: str)
     cells = [m for f in blind if (m := compared.metric(f, metric.task)) is not None and m.value is not None]
     highest = against == "highest"
     floor = compared.highest_floor(metric.task) if highest else next(iter(cells), None)
-    floor_span = _span(floor) if floor else None
+    floor_span = metric_span(floor) if floor else None
     return strip(
-        _triple(span),
+        span_triple(span),
         compared.facts.submissions[metric.encoder].side,
         score_scale(),
         reference=floor_span.value if floor_span else None,
@@ -205,70 +210,11 @@ def _margins(compared: Comparisons, encoder: str, task: str) -> tuple[FloorMargi
 def sort_task(compared: Comparisons) -> str:
     """The task that orders the board as served: the first open question answering task, else the first."""
     names = task_names(compared)
-    return next((t for t in names if _kind(compared.facts, t) == "generate"), names[0] if names else "")
+    return next((t for t in names if task_kind(compared.facts, t) == "generate"), names[0] if names else "")
 
 
-def board(compared: Comparisons) -> Board:
-    """The sortable table, highest first on `sort_task`; cells without a number last."""
-    names, first = task_names(compared), sort_task(compared)
-
-    def rank(encoder: str) -> tuple[float, str]:
-        metric = compared.metric(encoder, first)
-        value = metric.value if metric is not None and metric.value is not None else -1.0
-        return (-value, encoder)
-
-    def rows(encoders: Sequence[str]) -> tuple[BoardRow, ...]:
-        return tuple(
-            BoardRow(name=encoder_name(compared.facts, e), cells=found, tiers=_tiers(found))
-            for e in sorted(encoders, key=rank)
-            for found in (tuple(cell(compared, e, t, against="blind") for t in names),)
-        )
-
-    return Board(
-        tasks=tuple(task_head(compared, t) for t in names),
-        encoders=rows([e for e in compared.encoders if e not in {*compared.floors, *compared.reported}]),
-        reported=rows(compared.reported),
-        floors=rows(compared.floors),
-        sorted_by=first,
-        sorted_title=task_title(compared.facts, first),
-    )
-
-
-def _tiers(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Tiers worth a word: all but the plain re-run."""
-    return tuple(sorted({c.tier for c in cells if c.tier and c.tier != "re-run"}))
-
-
-def scatter_figure(compared: Comparisons) -> ScatterFigure | None:
-    """Probe against question answering; None unless the protocol has both kinds of task."""
-    names = task_names(compared)
-    probe = next((t for t in names if _kind(compared.facts, t) == "probe"), "")
-    answers = sort_task(compared)
-    if not probe or not answers or probe == answers:
-        return None
-    order = sorted(compared.encoders, key=lambda e: (e in compared.floors, e))
-    found, left_out = [], []
-    for encoder in order:
-        name = encoder_name(compared.facts, encoder)
-        spans = [_span(m) if (m := compared.metric(encoder, t)) else None for t in (probe, answers)]
-        if spans[0] is None or spans[1] is None:
-            left_out.append(name.title)
-        else:
-            found.append((name, spans[0], spans[1]))
-    found.sort(key=lambda item: (item[0].side == "floor", -item[2].value, item[0].id))
-    rows = tuple(
-        ScatterRow(key=_KEYS[i] if i < len(_KEYS) else str(i + 1), name=n, probe=x, answers=y)
-        for i, (n, x, y) in enumerate(found)
-    )
-    inputs = [
-        ScatterInput(key=r.key, name=r.name.title, side=r.name.side, x=_triple(r.probe), y=_triple(r.answers))
-        for r in rows
-    ]
-    chart = scatter(inputs, task_title(compared.facts, probe), task_title(compared.facts, answers))
-    return ScatterFigure(chart=chart, rows=rows, left_out=tuple(left_out)) if rows else None
-
-
-def _triple(span: Span) -> tuple[float, float, float]:
+def span_triple(span: Span) -> tuple[float, float, float]:
+    """Low end, value, high end: the form the charts take."""
     return span.low, span.value, span.high
 
 

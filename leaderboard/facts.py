@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.pair_facts import Network, PairFact
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
 from harness.variance import SeedPool
@@ -53,6 +54,34 @@ class ScoreTable:
     """(seeds, samples), fractions."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where an encoder may stand on a task, over all ranked encoders at once."""
+
+    low: int
+    """Best place that the data leave open, 1 is first."""
+    high: int
+    groups: tuple[int, ...]
+    """Tie groups it belongs to, numbered from the top."""
+    num_ranked: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How far the probe's order is a task's order, and who stands the other way round."""
+
+    protocol: str
+    probe: str
+    task: str
+    num_encoders: int
+    correlation: float | None
+    """Spearman's; None with too few encoders or no spread."""
+    low: float | None
+    high: float | None
+    flips: tuple[tuple[str, str], ...]
+    """(ahead by the probe, ahead on the task), both proven."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Everything the pages are composed from."""
@@ -76,6 +105,19 @@ class Facts:
     set_aside: tuple[tuple[str, str], ...]
     """(path, reason) of bundles that are kept and do not count."""
     index_digest: str
-    contradictions: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    """Pair -> declared aspects that the records contradict; such a pair is shown and not pooled."""
     """sha256 over the digests of the bundles that count."""
+    pair_facts: Mapping[tuple[str, str], tuple[PairFact, ...]] = field(default_factory=dict)
+    """Pair -> every declared aspect with what the records themselves say of it."""
+    places: Mapping[CellKey, Place] = field(default_factory=dict)
+    """Places of ranked encoders; no floors and no self-reported rows."""
+    agreements: tuple[Agreement, ...] = ()
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    """Encoder -> what its runs recorded of the network."""
+
+    @property
+    def contradictions(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        """Pair -> declared aspects that the records contradict; such a pair is shown and not pooled."""
+        wrong = {
+            pair: tuple(f.aspect for f in found if f.contradicted) for pair, found in self.pair_facts.items()
+        }
+        return {pair: aspects for pair, aspects in wrong.items() if aspects}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.digest import digest_json
 from harness.errors import IntegrityError
-from harness.pair_facts import network_of, pair_facts
+from harness.pair_facts import Network, PairFact, network_of, pair_facts
 from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
@@ -23,7 +23,7 @@ from harness.store import open_store
 from harness.store_files import read_error
 from harness.task import known_tasks, read_task
 from harness.variance import SeedPool
-from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
+from leaderboard.facts import Agreement, CellKey, Facts, Place, RunFacts, ScoreTable
 
 _METRIC_COLUMNS = (
     "protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high",
@@ -82,10 +82,15 @@ def _read(
     )
     installed = set(known_tasks(tasks_dir))
     runs = _runs(connection)
+    submissions = _submissions(connection)
+    receipts: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        receipts.setdefault(run.encoder, []).append(run.receipt)
+    networks = {e: network_of(receipts.get(e, ())) for e in submissions}
     aside = _rows(connection, "SELECT path, reason FROM runs WHERE NOT counted ORDER BY path")
     return Facts(
         metrics={(m.protocol, m.encoder, m.task): m for m in metrics},
-        submissions=_submissions(connection),
+        submissions=submissions,
         runs=runs,
         scores=_score_tables(connection, metrics),
         seed_pools={
@@ -99,7 +104,10 @@ def _read(
         pairs=pairs,
         set_aside=tuple((a["path"], a["reason"]) for a in aside),
         index_digest=digest_json(sorted(r.bundle_digest for r in runs)),
-        contradictions=_contradictions(pairs, runs, _submissions(connection)),
+        pair_facts=_pair_facts(pairs, submissions, networks),
+        places=_places(connection),
+        agreements=_agreements(connection),
+        networks=networks,
     )
 
 
@@ -150,17 +158,44 @@ def _runs(connection: duckdb.DuckDBPyConnection) -> tuple[RunFacts, ...]:
     return tuple(found)
 
 
-def _contradictions(
-    pairs: Sequence[Pair], runs: Sequence[RunFacts], submissions: Mapping[str, Submission]
-) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Declared aspects that do not hold, computed as `harness.store` does for the pairs it was given."""
-    networks = {e: network_of([r.receipt for r in runs if r.encoder == e]) for e in submissions}
-    found = {}
-    for pair in pairs:
-        if {pair.a, pair.b} <= set(submissions):
-            facts = pair_facts(pair, submissions, networks)
-            found[pair.a, pair.b] = tuple(f.aspect for f in facts if f.contradicted)
-    return {pair: aspects for pair, aspects in found.items() if aspects}
+def _pair_facts(
+    pairs: Sequence[Pair], submissions: Mapping[str, Submission], networks: Mapping[str, Network]
+) -> dict[tuple[str, str], tuple[PairFact, ...]]:
+    """Declared aspects of pairs in the index, computed as `harness.store` does for the pairs it was given."""
+    return {
+        (pair.a, pair.b): pair_facts(pair, submissions, networks)
+        for pair in pairs
+        if {pair.a, pair.b} <= set(submissions)
+    }
+
+
+def _places(connection: duckdb.DuckDBPyConnection) -> dict[CellKey, Place]:
+    rows = _rows(connection, "SELECT * FROM ranks ORDER BY protocol, task, encoder")
+    return {
+        (r["protocol"], r["encoder"], r["task"]): Place(
+            low=r["rank_low"], high=r["rank_high"], groups=tuple(r["tie_groups"]), num_ranked=r["num_ranked"]
+        )
+        for r in rows
+    }
+
+
+def _agreements(connection: duckdb.DuckDBPyConnection) -> tuple[Agreement, ...]:
+    flips: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for f in _rows(connection, "SELECT * FROM rank_flips ORDER BY ALL"):
+        flips.setdefault((f["protocol"], f["probe"], f["task"]), []).append((f["by_probe"], f["by_task"]))
+    return tuple(
+        Agreement(
+            protocol=r["protocol"],
+            probe=r["probe"],
+            task=r["task"],
+            num_encoders=r["num_encoders"],
+            correlation=r["correlation"],
+            low=r["ci_low"],
+            high=r["ci_high"],
+            flips=tuple(flips.get((r["protocol"], r["probe"], r["task"]), ())),
+        )
+        for r in _rows(connection, "SELECT * FROM rank_agreement ORDER BY protocol, probe, task")
+    )
 
 
 def _object(text: str, place: str) -> dict[str, Any]:

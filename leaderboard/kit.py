@@ -55,6 +55,8 @@ def environment() -> Environment:
         errors_away=wording.errors_away,
         seconds=wording.seconds,
         thousands=lambda n: f"{n:,}",
+        millions=wording.millions,
+        for_sorting=lambda x: f"{x:.6g}",
     )
     made.globals.update(
         range_of=wording.range_of, points_range=wording.points_range, count_of=wording.count_of

@@ -9,25 +9,17 @@ from statistics import median
 from typing import Any
 
 from harness.records import Protocol, Submission
+from leaderboard.board import board_href
 from leaderboard.charts import score_scale, ticks
 from leaderboard.comparisons import Comparisons
-from leaderboard.compose import board, cell, encoder_name, scatter_figure, task_head, task_names, task_title
+from leaderboard.compose import cell, encoder_name, task_head, task_names, task_title
 from leaderboard.facts import Facts, RunFacts
-from leaderboard.sentences import (
-    NO_RESULT,
-    REHEARSAL,
-    answer,
-    floors_missing_words,
-    pair_table,
-    weak_words,
-)
 from leaderboard.views import (
     EncoderPage,
     EncoderSection,
     Fact,
     MethodsPage,
     Pretraining,
-    ProtocolSection,
     SeedCell,
     Site,
     StageCost,
@@ -38,23 +30,6 @@ _MAX_DEPTH = 6
 """Nesting of a receipt that is unfolded into labels; anything deeper is printed as JSON."""
 
 
-def protocol_section(compared: Comparisons) -> ProtocolSection:
-    """Everything the index says of one protocol."""
-    suite = compared.facts.suites[compared.protocol]
-    headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
-    return ProtocolSection(
-        name=compared.protocol,
-        suite=suite,
-        answer=headline,
-        answer_more=more,
-        board=board(compared),
-        weak=weak_words(compared),
-        floors_missing=floors_missing_words(compared),
-        scatter=scatter_figure(compared),
-        pairs=pair_table(compared),
-    )
-
-
 def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
     """What header and footer need."""
     return Site(
@@ -63,6 +38,7 @@ def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
         num_runs=len(facts.runs),
         num_encoders=len({r.encoder for r in facts.runs}),
         index_digest=facts.index_digest,
+        board_href=board_href(compared[0].protocol) if compared else "",
     )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from harness.family import MIN_INDEPENDENT, family_effect, independent_groups
 from harness.pairs import Pair
 from harness.stats import Interval
-from leaderboard.charts import Scale, difference_scale, strip, ticks
+from leaderboard.charts import Scale, strip
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
-from leaderboard.compose import cell, difference_span, encoder_name, sort_task, task_names, task_title
-from leaderboard.views import Difference, FloorMargin, PairRow, PairTable
+from leaderboard.compose import cell, difference_span, encoder_name, task_names, task_title, two_tasks
+from leaderboard.views import Difference, FloorMargin, PairRow
 from leaderboard.wording import (
     FLOOR_WORDS,
     errors_away,
@@ -32,7 +32,7 @@ NO_RESULT = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Arms:
+class Arms:
     """A declared pair, its classification arm first where the sides differ."""
 
     pair: Pair
@@ -42,7 +42,7 @@ class _Arms:
     """True for classification against contrastive: the pairs that the page's question is about."""
 
 
-def pairs_here(compared: Comparisons) -> tuple[_Arms, ...]:
+def pairs_here(compared: Comparisons) -> tuple[Arms, ...]:
     """Declared pairs whose two arms were both run under this protocol, those that cross the sides first."""
     found = []
     for pair in compared.facts.pairs:
@@ -52,27 +52,23 @@ def pairs_here(compared: Comparisons) -> tuple[_Arms, ...]:
         crosses = set(sides) == {"classification", "contrastive"}
         turn = crosses and sides[0] == "contrastive"
         first, second = (pair.b, pair.a) if turn else (pair.a, pair.b)
-        found.append(_Arms(pair=pair, first=first, second=second, crosses=crosses))
+        found.append(Arms(pair=pair, first=first, second=second, crosses=crosses))
     return tuple(sorted(found, key=lambda arms: not arms.crosses))
 
 
-def pair_table(compared: Comparisons) -> PairTable:
-    """Differences of every pair on every task, on one common axis."""
-    pairs, names = pairs_here(compared), task_names(compared)
-    found = {(p, t): compared.difference(p.first, p.second, t) for p in pairs for t in names}
-    spans = [difference_span(d) for d in found.values() if d is not None]
-    scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
-    pooled = [p for p in pairs if p.crosses and not _contradicted(compared, p)]
-    return PairTable(
-        rows=tuple(_pair_row(compared, p, {t: found[p, t] for t in names}, scale) for p in pairs),
-        ticks=ticks(scale, signed=True),
-        num_independent=len(independent_groups([(p.first, p.second) for p in pooled])),
-        pooled_words=_pooled_words(compared, pooled, found),
-    )
+def pair_rows(
+    compared: Comparisons,
+    pairs: Sequence[Arms],
+    found: Mapping[tuple[Arms, str], Interval | None],
+    scale: Scale,
+) -> tuple[PairRow, ...]:
+    """Pairs one by one with all their tasks."""
+    names = task_names(compared)
+    return tuple(_pair_row(compared, p, {t: found[p, t] for t in names}, scale) for p in pairs)
 
 
 def _pair_row(
-    compared: Comparisons, arms: _Arms, found: Mapping[str, Interval | None], scale: Scale
+    compared: Comparisons, arms: Arms, found: Mapping[str, Interval | None], scale: Scale
 ) -> PairRow:
     first, second = (encoder_name(compared.facts, e) for e in (arms.first, arms.second))
     return PairRow(
@@ -82,11 +78,11 @@ def _pair_row(
         differs=_aspects(arms.pair.differs),
         first=first,
         second=second,
-        differences=tuple(_difference(compared, arms, t, d, scale) for t, d in found.items()),
+        differences=tuple(difference_view(compared, arms, t, d, scale) for t, d in found.items()),
     )
 
 
-def _note(compared: Comparisons, arms: _Arms) -> str:
+def _note(compared: Comparisons, arms: Arms) -> str:
     wrong = _contradicted(compared, arms)
     if not wrong:
         return arms.pair.note
@@ -97,9 +93,10 @@ def _aspects(names: Sequence[str]) -> str:
     return join_words([name.replace("-", " ") for name in names])
 
 
-def _difference(
-    compared: Comparisons, arms: _Arms, task: str, found: Interval | None, scale: Scale
+def difference_view(
+    compared: Comparisons, arms: Arms, task: str, found: Interval | None, scale: Scale
 ) -> Difference:
+    """One pair on one task, as a number, in words and as a strip."""
     head = {"task_title": task_title(compared.facts, task), "task_href": f"tasks/{page_name(task)}"}
     if found is None:
         words = "no number: " + _why_absent(compared, arms, task)
@@ -116,7 +113,7 @@ def _difference(
     )
 
 
-def _why_absent(compared: Comparisons, arms: _Arms, task: str) -> str:
+def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
     states = []
     for encoder in (arms.first, arms.second):
         metric = compared.metric(encoder, task)
@@ -128,14 +125,15 @@ def _why_absent(compared: Comparisons, arms: _Arms, task: str) -> str:
     return join_words(states) or "the arms were not scored on the same samples"
 
 
-def _contradicted(compared: Comparisons, arms: _Arms) -> tuple[str, ...]:
+def _contradicted(compared: Comparisons, arms: Arms) -> tuple[str, ...]:
     return compared.facts.contradictions.get((arms.pair.a, arms.pair.b), ())
 
 
-def _pooled_words(
-    compared: Comparisons, pooled: Sequence[_Arms], found: Mapping[tuple[_Arms, str], Interval | None]
+def pooled_words(
+    compared: Comparisons, crossing: Sequence[Arms], found: Mapping[tuple[Arms, str], Interval | None]
 ) -> str:
     """The pairs that cross the sides taken together, task by task, or why they are not."""
+    pooled = [p for p in crossing if not _contradicted(compared, p)]
     if not pooled:
         return ""
     independent = len(independent_groups([(p.first, p.second) for p in pooled]))
@@ -164,8 +162,8 @@ def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
 
     All of it follows from the paired intervals: an arm is ahead where the interval excludes zero.
     """
-    probe, answers = _two_tasks(compared)
-    groups: dict[tuple[str, bool], list[tuple[_Arms, Interval, Interval]]] = {}
+    probe, answers = two_tasks(compared)
+    groups: dict[tuple[str, bool], list[tuple[Arms, Interval, Interval]]] = {}
     for arms in pairs_here(compared) if probe else ():
         both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
         if arms.crosses and both[0] is not None and both[1] is not None:
@@ -183,13 +181,6 @@ def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
     return sentences[0], (*sentences[1:], caveat)
 
 
-def _two_tasks(compared: Comparisons) -> tuple[str, str]:
-    figures = {t: compared.facts.tasks[t].kind for t in task_names(compared) if t in compared.facts.tasks}
-    probe = next((t for t, kind in figures.items() if kind == "probe"), "")
-    answers = sort_task(compared)
-    return (probe, answers) if probe and answers and probe != answers else ("", "")
-
-
 def _open_question(compared: Comparisons) -> str:
     measured = len(compared.encoders) - len(compared.floors)
     encoders = f"{number_word(measured)} {'encoder' if measured == 1 else 'encoders'}"
@@ -201,7 +192,7 @@ def _open_question(compared: Comparisons) -> str:
 
 def _group_sentence(
     key: tuple[str, bool],
-    found: Sequence[tuple[_Arms, Interval, Interval]],
+    found: Sequence[tuple[Arms, Interval, Interval]],
     titles: Sequence[str],
     *,
     first: bool,

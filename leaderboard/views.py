@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboard.charts import Scatter, Strip, Tick
+from leaderboard.charts import Strip, Tick
+from leaderboard.facts import Place
 
 CellState = Literal["scored", "incomplete", "not-run"]
 BEATS_BY = 5.0
@@ -62,6 +63,13 @@ class Cell:
     """Difference to the blind floor; None where no blind floor was run."""
     strip: Strip | None = None
     margins: tuple[FloorMargin, ...] = ()
+    place: Place | None = None
+    """Among all ranked encoders; None for floors, self-reported rows and cells without a number."""
+
+    @property
+    def lack(self) -> str:
+        """Why an incomplete cell has no number: nothing was judged, or not everything."""
+        return "partial" if self.num_done else "failed"
 
     @property
     def not_beaten(self) -> tuple[FloorMargin, ...]:
@@ -95,7 +103,17 @@ class BoardRow:
 
     name: EncoderName
     cells: tuple[Cell, ...]
-    tiers: tuple[str, ...]
+    tier: str
+    """The least trusted of its cells' tiers; empty where nothing was run."""
+    source: str
+    """Kind of source: transformers, timm, open_clip, local, python."""
+    num_params: int | None
+    cost_s: float | None
+    """Seconds of all its runs, what several runs share counted once; None where no run says."""
+    under_budget: bool
+    """Its grid gives fewer visual tokens than the protocol allows."""
+    search: str
+    """Lower-case text that the search looks through."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +145,10 @@ class Board:
     sorted_by: str
     """Task whose score orders the rows as served."""
     sorted_title: str
+    families: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+    """What there is to filter by, sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,52 +175,6 @@ class PairRow:
     """The classification arm, where the sides differ."""
     second: EncoderName
     differences: tuple[Difference, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairTable:
-    """All pairs of a protocol."""
-
-    rows: tuple[PairRow, ...]
-    ticks: tuple[Tick, ...]
-    num_independent: int
-    pooled_words: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScatterRow:
-    """The scatter's data table."""
-
-    key: str
-    name: EncoderName
-    probe: Span
-    answers: Span
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScatterFigure:
-    """Chart and table of probe against VQA."""
-
-    chart: Scatter
-    rows: tuple[ScatterRow, ...]
-    left_out: tuple[str, ...]
-    """Encoders without both numbers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProtocolSection:
-    """Everything the index shows of one protocol."""
-
-    name: str
-    suite: str
-    answer: str
-    answer_more: tuple[str, ...]
-    board: Board
-    weak: tuple[str, ...]
-    """One sentence per cell that does not pass a floor."""
-    floors_missing: tuple[str, ...]
-    scatter: ScatterFigure | None
-    pairs: PairTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,3 +300,5 @@ class Site:
     num_encoders: int
     index_digest: str
     """sha256 over all bundle digests in the index: names the evidence, not the day."""
+    board_href: str = ""
+    """The first protocol's board; empty while nothing is measured."""

@@ -69,6 +69,11 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min"
 
 
+def millions(count: int) -> str:
+    """Parameters, "86.1 M"."""
+    return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count / 1e6:.3g} M"
+
+
 def mebibytes(value: float) -> str:
     """Sizes for people, in MiB."""
     return f"{value / 2**20:,.1f} MiB"
@@ -77,6 +82,23 @@ def mebibytes(value: float) -> str:
 def join_words(words: list[str]) -> str:
     """Enumeration: "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
+
+
+def pair_label(first: str, second: str) -> str:
+    """Two titles with what they share said once.
+
+    >>> pair_label("Net S, labels", "Net S, captions")
+    'Net S: labels − captions'
+    """
+    a, b = first.split(), second.split()
+    most = min(len(a), len(b)) - 1
+    start = next((i for i in range(most) if a[i] != b[i]), max(most, 0))
+    end = next((i for i in range(most - start) if a[-1 - i] != b[-1 - i]), max(most - start, 0))
+    if not start:
+        return f"{first} {_MINUS} {second}"
+    shared = " ".join([*a[:start], *a[len(a) - end :]]).rstrip(",:")
+    left, right = (" ".join(words[start : len(words) - end]) for words in (a, b))
+    return f"{shared.replace(', (', ' (')}: {left} {_MINUS} {right}"
 
 
 def page_name(identifier: str) -> str:

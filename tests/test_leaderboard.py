@@ -19,13 +19,15 @@ from harness.errors import UsageError
 from harness.pairs import Pair
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
 from harness.store import ingest, open_store
-from leaderboard import charts, wording
+from leaderboard import charts, planes, wording
+from leaderboard.board import board, board_page
 from leaderboard.build import build_site, render_site, write_site
 from leaderboard.comparisons import Comparisons
-from leaderboard.compose import board, cell, task_page
-from leaderboard.facts import Facts
+from leaderboard.compose import cell, task_page
+from leaderboard.facts import Agreement, Facts
+from leaderboard.home import home_section
 from leaderboard.index import read_facts
-from leaderboard.sentences import answer, floors_missing_words, pair_table, weak_words
+from leaderboard.sentences import answer, floors_missing_words, weak_words
 
 HEX = "0123456789abcdef" * 4
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
@@ -219,7 +221,7 @@ def test_nothing_active_and_nothing_foreign(made):
             assert not [a for a in attributes if a.startswith("on") or a == "style"], (name, tag, attributes)
             assert tag not in {"style", "iframe", "object", "embed", "base", "form", "img"}, (name, tag)
             if tag == "script":
-                assert attributes["src"] and attributes["src"].endswith("static/sort.js")
+                assert re.fullmatch(r"(\.\./)*static/[a-z]+\.js", attributes["src"] or ""), (name, attributes)
             for key in ("src", "href", "xlink:href"):
                 link = attributes.get(key) or ""
                 outside = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link)
@@ -261,11 +263,11 @@ def test_board_prints_the_view(made):
         "SELECT encoder, task, value, ci_low, ci_high FROM leaderboard WHERE value IS NOT NULL"
     ).fetchall()
     connection.close()
-    index = (made.site / "index.html").read_text()
+    page = (made.site / "boards/mini.html").read_text()
     for encoder, task, value, low, high in rows:
-        assert f'data-value="{value}"' in index
+        assert f'data-value="{value:.6g}"' in page
         shown = f"[{wording.range_of(low, high)}]"
-        assert shown in index
+        assert shown in page
         assert shown in (made.site / f"tasks/{task}.html").read_text()
         assert shown in (made.site / f"encoders/{encoder}.html").read_text()
 
@@ -274,9 +276,9 @@ def test_absence_is_said_in_words(made, compared):
     assert cell(compared, "net-words", VIDEO, against="blind").state == "not-run"
     half = cell(compared, "net-words", VQA, against="blind")
     assert (half.state, half.span, half.lift, half.num_error) == ("incomplete", None, None, 1)
-    words = pages(made.site)["index.html"].words
+    words = pages(made.site)["boards/mini.html"].words
     assert "not run" in words
-    assert f"incomplete ({3 * NUM_SAMPLES - 1} of {3 * NUM_SAMPLES})" in words
+    assert f"partial ({3 * NUM_SAMPLES - 1} of {3 * NUM_SAMPLES})" in words
     assert f"3 of {3 * NUM_SAMPLES} unparsed" in words
     task = pages(made.site)[f"tasks/{VIDEO}.html"].words
     assert "not run" in task
@@ -290,10 +292,13 @@ def test_rows_are_served_sorted_with_absent_last(compared):
 
 
 def test_sorted_column_is_announced(made):
-    page = pages(made.site)["index.html"]
-    assert [a["aria-sort"] for t, a in page.elements if "aria-sort" in a] == ["descending"]
-    # Without script there is nothing to press: the buttons are made by sort.js.
-    assert not [t for t, _ in page.elements if t == "button"]
+    for name in ("index.html", "boards/mini.html"):
+        page = pages(made.site)[name]
+        assert [a["aria-sort"] for t, a in page.elements if "aria-sort" in a] == ["descending"]
+    # Without script there is nothing to press: sort.js makes the buttons, and the filters are hidden.
+    filters = next(a for t, a in page.elements if a.get("id") == "filters")
+    assert "hidden" in filters
+    assert [a["id"] for t, a in page.elements if t == "button"] == ["f-reset"]
 
 
 def test_lift_is_the_paired_difference(made, compared):
@@ -311,7 +316,7 @@ def test_a_weak_encoder_is_marked_and_listed(made, compared):
     sentences = weak_words(compared)
     assert any(s.startswith("Net Label on Mini video questions: not above Blind (blind;") for s in sentences)
     assert not any("Net Clip on Mini VQA" in s for s in sentences)
-    words = pages(made.site)["index.html"].words
+    words = pages(made.site)["boards/mini.html"].words
     assert "not above blind, shuffled image, random init" in words
 
 
@@ -399,23 +404,85 @@ def test_several_pairs_are_counted(made):
     assert "intervals within" in headline
 
 
-def test_pair_table(made, compared):
-    table = pair_table(compared)
-    first, second = table.rows
+def test_pairs_of_the_start_page(made, compared):
+    home = home_section(compared)
     # Declared as clip against label: turned so that the classification arm comes first.
-    assert (first.first.id, first.second.id) == ("net-label", "net-clip")
-    assert [d.verdict for d in first.differences[:1]] == ["classification ahead"]
-    absent = next(d for d in second.differences if "video" in d.task_title)
+    assert home.num_pairs == 2 and home.pairs is not None
+    (point,) = home.pairs.rows
+    assert (point.label, home.pairs.num_left_out) == ("Net: Label − Clip", 1)
+    assert not point.same_information and point.href == "pairs/net-clip--net-label.html"
+    left, right = (made.facts.scores["mini", e, PROBE].scores.mean() for e in ("net-label", "net-clip"))
+    assert point.probe.value == pytest.approx(left - right)
+    assert home.pairs.chart.zero_x == home.pairs.chart.zero_y.replace("46.00", "53.50")
+    probe, _, video = home.forests
+    assert probe.tally == "classification ahead in one and contrastive ahead in one"
+    assert [r.difference.verdict for r in probe.rows] == ["classification ahead", "contrastive ahead"]
+    absent = video.rows[1].difference
     assert absent.span is None and absent.verdict.startswith("no number: net-words")
-    assert absent.verdict.endswith("not run")
-    assert table.num_independent == 1
-    assert table.pooled_words == (
+    assert absent.verdict.endswith("not run") and video.tally.endswith("without a number in one")
+    assert home.pooled_words == (
         "Two pairs, one of them independent (no encoder in common): fewer than five independent pairs, "
         "so no pooled effect is given."
     )
-    value = first.differences[0].span.value
-    left, right = (made.facts.scores["mini", e, PROBE].scores.mean() for e in ("net-label", "net-clip"))
-    assert value == pytest.approx(left - right)
+
+
+def test_what_was_held_equal_is_counted(made):
+    found = {a.aspect: a for a in home_section(Comparisons(made.facts, "mini")).aspects}
+    assert (found["images"].num_equal, found["images"].num_confirmed) == (2, 2)
+    # No run of this index says how large its network is, and nothing tells what a caption holds.
+    assert found["architecture"].num_unknown == found["information"].num_unknown == 2
+    assert (found["objective"].num_differs, found["objective"].num_confirmed) == (2, 2)
+
+
+def test_rank_flips_are_named(made):
+    found = Agreement(
+        protocol="mini",
+        probe=PROBE,
+        task=VQA,
+        num_encoders=3,
+        correlation=-0.5,
+        low=-0.9,
+        high=0.4,
+        flips=(("net-label", "net-clip"), ("net-label", "net-words")),
+    )
+    other = dataclasses.replace(found, task=VIDEO, correlation=None, low=None, high=None, flips=())
+    views = home_section(changed(made.facts, agreements=(other, found))).agreements
+    assert [v.num_flips for v in views] == [2, 0]
+    assert views[0].words == "rank correlation −0.50 [−0.90, +0.40] over 3 encoders"
+    assert views[1].words.startswith("no rank correlation")
+    (flipped,) = views[0].flipped
+    assert (flipped.name.id, [o.id for o in flipped.ahead_on_task]) == (
+        "net-label",
+        ["net-clip", "net-words"],
+    )
+
+
+def test_board_rows_say_cost_tier_and_budget(made):
+    facts = made.facts
+    runs = tuple(
+        dataclasses.replace(r, receipt={**r.receipt, "under_budget": r.encoder == "net-clip"})
+        for r in facts.runs
+    )
+    page = board_page(changed(facts, runs=runs))
+    rows = {r.name.id: r for r in page.board.encoders}
+    assert [r.name.id for r in page.board.encoders if r.under_budget] == ["net-clip"]
+    # Nine runs that report the same 1.5 s and 90 s: they share the stages, so each counts once.
+    assert rows["net-label"].cost_s == 91.5
+    assert {r.tier for r in rows.values()} == {"re-run"} and page.board.tiers == ("re-run",)
+    assert page.trade is not None and sum(r.on_front for r in page.trade.rows) == 1
+
+
+def test_places_on_the_board_are_those_of_the_index(made, compared):
+    connection = open_store(made.home / "db.duckdb")
+    ranks = connection.execute("SELECT encoder, task, rank_low, rank_high FROM ranks").fetchall()
+    connection.close()
+    shown = {
+        (r.name.id, c.task): (c.place.low, c.place.high)
+        for r in board(compared).encoders
+        for c in r.cells
+        if c.place
+    }
+    assert shown == {(encoder, task): (low, high) for encoder, task, low, high in ranks} and shown
 
 
 def test_toy_suite_is_named_everywhere(made):
@@ -504,10 +571,10 @@ def test_scales():
 
 def test_scatter_keeps_keys_apart():
     points = [
-        charts.ScatterInput(key=str(i), name="n", side="other", x=(0.4, 0.5, 0.6), y=(0.4, 0.5, 0.6))
+        planes.PlaneInput(key=str(i), name="n", side="other", x=(0.4, 0.5, 0.6), y=(0.4, 0.5, 0.6))
         for i in range(6)
     ]
-    drawn = charts.scatter(points, "x", "y").points
+    drawn = planes.scatter(points, "x", "y").points
     assert len({(p.key_dx, p.key_dy) for p in drawn}) == 6
 
 

@@ -4,11 +4,11 @@
 
   function sortKey(row, column, numeric) {
     var cell = row.cells[column];
-    var text = cell.getAttribute("data-value");
+    var text = cell ? cell.getAttribute("data-value") : null;
     if (numeric) {
       return text === null ? null : Number(text);
     }
-    return text === null ? cell.textContent.trim().toLowerCase() : text;
+    return text === null ? (cell ? cell.textContent.trim().toLowerCase() : null) : text;
   }
 
   function compare(a, b, sign) {
@@ -21,32 +21,49 @@
     return a.place - b.place;
   }
 
-  function sortTable(table, header, column) {
+  function columnOf(header) {
+    return Array.prototype.indexOf.call(header.parentNode.cells, header);
+  }
+
+  /* Sorts the first body; `direction` is "ascending" or "descending". */
+  function sortTable(table, header, direction) {
+    var column = columnOf(header);
     var numeric = header.hasAttribute("data-numeric");
-    var now = header.getAttribute("aria-sort");
-    var next = now ? (now === "descending" ? "ascending" : "descending") : (numeric ? "descending" : "ascending");
     var headers = table.tHead.rows[0].cells;
     for (var i = 0; i < headers.length; i += 1) { headers[i].removeAttribute("aria-sort"); }
-    header.setAttribute("aria-sort", next);
+    header.setAttribute("aria-sort", direction);
     var body = table.tBodies[0];
     var rows = Array.prototype.map.call(body.rows, function (row, place) {
       return { row: row, place: place, key: sortKey(row, column, numeric) };
     });
-    rows.sort(function (a, b) { return compare(a, b, next === "ascending" ? 1 : -1); });
+    var sign = direction === "ascending" ? 1 : -1;
+    rows.sort(function (a, b) { return compare(a, b, sign); });
     var all = document.createDocumentFragment();
     rows.forEach(function (item) { all.appendChild(item.row); });
     body.appendChild(all);
   }
 
+  function next(header) {
+    var now = header.getAttribute("aria-sort");
+    if (now) { return now === "descending" ? "ascending" : "descending"; }
+    return header.hasAttribute("data-numeric") ? "descending" : "ascending";
+  }
+
   function makeSortable(table) {
-    Array.prototype.forEach.call(table.tHead.rows[0].cells, function (header, column) {
+    Array.prototype.forEach.call(table.tHead.rows[0].cells, function (header) {
       var button = document.createElement("button");
       button.type = "button";
-      while (header.firstChild) { button.appendChild(header.firstChild); }
-      button.addEventListener("click", function () { sortTable(table, header, column); });
-      header.appendChild(button);
+      /* The label alone is pressed; what else stands in the header stays beside it. */
+      button.appendChild(header.querySelector("span") || document.createTextNode(header.textContent));
+      button.addEventListener("click", function () {
+        sortTable(table, header, next(header));
+        table.dispatchEvent(new CustomEvent("eyechart:sorted", { detail: header }));
+      });
+      if (button.firstChild.nodeType === 3) { header.textContent = ""; }
+      header.insertBefore(button, header.firstChild);
     });
   }
 
+  window.EYECHART_SORT = sortTable;
   Array.prototype.forEach.call(document.querySelectorAll("table[data-sortable]"), makeSortable);
 }());

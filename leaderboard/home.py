@@ -1,0 +1,238 @@
+"""The start page: the answer, the pairs it rests on, and the probe against everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from leaderboard.board import board, board_href
+from leaderboard.charts import difference_scale, ticks
+from leaderboard.comparisons import Comparisons
+from leaderboard.compose import (
+    difference_span,
+    encoder_name,
+    metric_span,
+    span_triple,
+    task_names,
+    task_title,
+    two_tasks,
+)
+from leaderboard.facts import Agreement
+from leaderboard.front_views import (
+    AgreementView,
+    AspectRow,
+    Flipped,
+    Home,
+    PairFigure,
+    PairPoint,
+    PairStrip,
+    ScatterFigure,
+    ScatterRow,
+    TaskForest,
+)
+from leaderboard.planes import PlaneInput, pair_plot, scatter
+from leaderboard.sentences import (
+    NO_RESULT,
+    REHEARSAL,
+    Arms,
+    answer,
+    difference_view,
+    pair_rows,
+    pairs_here,
+    pooled_words,
+)
+from leaderboard.views import Difference
+from leaderboard.wording import join_words, number_word, page_name, pair_label
+
+_KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+KEYS_UP_TO = 100
+"""Encoders in the scatter; with more of them it is a cloud, and the board's table serves better."""
+
+
+def home_section(compared: Comparisons) -> Home:
+    """Everything the start page says of one protocol."""
+    suite = compared.facts.suites[compared.protocol]
+    headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
+    arms = pairs_here(compared)
+    crossing = [a for a in arms if a.crosses]
+    names = task_names(compared)
+    found = {(a, t): compared.difference(a.first, a.second, t) for a in arms for t in names}
+    spans = [difference_span(d) for d in found.values() if d is not None]
+    scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
+    drawn = {(a, t): difference_view(compared, a, t, found[a, t], scale) for a in arms for t in names}
+    return Home(
+        name=compared.protocol,
+        suite=suite,
+        board_href=board_href(compared.protocol),
+        answer=headline,
+        answer_more=more,
+        num_pairs=sum(any(found[a, t] is not None for t in names) for a in crossing),
+        pairs=pair_figure(compared, crossing),
+        scatter=scatter_figure(compared),
+        agreements=_agreements(compared),
+        forests=tuple(_forest(compared, crossing, t, drawn) for t in names) if crossing else (),
+        ticks=ticks(scale, signed=True),
+        pooled_words=pooled_words(compared, crossing, found),
+        aspects=_aspects(compared, crossing),
+        others=pair_rows(compared, [a for a in arms if not a.crosses], found, scale),
+        board=board(compared),
+    )
+
+
+def _key(place: int) -> str:
+    return _KEYS[place] if place < len(_KEYS) else str(place + 1)
+
+
+def pair_href(a: str, b: str) -> str:
+    """Page of a declared pair, its arms in the order of the declaration."""
+    return f"pairs/{page_name(f'{a}--{b}')}"
+
+
+def _label(compared: Comparisons, arms: Arms) -> str:
+    return pair_label(*(encoder_name(compared.facts, e).title for e in (arms.first, arms.second)))
+
+
+def pair_figure(compared: Comparisons, crossing: Sequence[Arms]) -> PairFigure | None:
+    """Probe difference against answer difference, one point a pair; None without any."""
+    probe, answers = two_tasks(compared)
+    if not probe:
+        return None
+    rows: list[PairPoint] = []
+    inputs = []
+    for arms in crossing:
+        both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
+        if both[0] is None or both[1] is None:
+            continue
+        spans = [difference_span(d) for d in both if d is not None]
+        same = "information" in arms.pair.held_equal
+        row = PairPoint(
+            key=_key(len(rows)),
+            label=_label(compared, arms),
+            href=pair_href(arms.pair.a, arms.pair.b),
+            probe=spans[0],
+            answers=spans[1],
+            same_information=same,
+        )
+        rows.append(row)
+        inputs.append(
+            PlaneInput(
+                key=row.key,
+                name=row.label,
+                side="other" if same else "classification",
+                shape="triangle" if same else "square",
+                x=span_triple(spans[0]),
+                y=span_triple(spans[1]),
+            )
+        )
+    if not rows:
+        return None
+    chart = pair_plot(inputs, task_title(compared.facts, probe), task_title(compared.facts, answers))
+    return PairFigure(chart=chart, rows=tuple(rows), num_left_out=len(crossing) - len(rows))
+
+
+def scatter_figure(compared: Comparisons) -> ScatterFigure | None:
+    """Probe against question answering; None unless the protocol has both kinds of task."""
+    probe, answers = two_tasks(compared)
+    if not probe:
+        return None
+    found, left_out = [], []
+    for encoder in sorted(compared.encoders, key=lambda e: (e in compared.floors, e)):
+        name = encoder_name(compared.facts, encoder)
+        spans = [metric_span(m) if (m := compared.metric(encoder, t)) else None for t in (probe, answers)]
+        if spans[0] is None or spans[1] is None:
+            left_out.append(name.title)
+        else:
+            found.append((name, spans[0], spans[1]))
+    if not found or len(found) > KEYS_UP_TO:
+        return None
+    found.sort(key=lambda item: (item[0].side == "floor", -item[2].value, item[0].id))
+    rows = tuple(ScatterRow(key=_key(i), name=n, probe=x, answers=y) for i, (n, x, y) in enumerate(found))
+    inputs = [
+        PlaneInput(
+            key=r.key, name=r.name.title, side=r.name.side, x=span_triple(r.probe), y=span_triple(r.answers)
+        )
+        for r in rows
+    ]
+    chart = scatter(inputs, task_title(compared.facts, probe), task_title(compared.facts, answers))
+    return ScatterFigure(chart=chart, rows=rows, left_out=tuple(left_out))
+
+
+def _agreements(compared: Comparisons) -> tuple[AgreementView, ...]:
+    """The first probe's order against every answering task's, as the index has it."""
+    probe, _ = two_tasks(compared)
+    order = task_names(compared)
+    found = [a for a in compared.facts.agreements if (a.protocol, a.probe) == (compared.protocol, probe)]
+    return tuple(_agreement(compared, a) for a in sorted(found, key=lambda a: order.index(a.task)))
+
+
+def _agreement(compared: Comparisons, found: Agreement) -> AgreementView:
+    facts = compared.facts
+    by_probe: dict[str, list[str]] = {}
+    for ahead, behind in found.flips:
+        by_probe.setdefault(ahead, []).append(behind)
+    if found.correlation is None or found.low is None or found.high is None:
+        words = (
+            f"no rank correlation: {found.num_encoders} encoders with both numbers are too few or all alike"
+        )
+    else:
+        words = (
+            f"rank correlation {_signed(found.correlation)} [{_signed(found.low)}, {_signed(found.high)}] "
+            f"over {found.num_encoders} encoders"
+        )
+    return AgreementView(
+        task_title=task_title(facts, found.task),
+        task_href=f"tasks/{page_name(found.task)}",
+        words=words,
+        num_flips=len(found.flips),
+        flipped=tuple(
+            Flipped(name=encoder_name(facts, e), ahead_on_task=tuple(encoder_name(facts, o) for o in others))
+            for e, others in sorted(by_probe.items())
+        ),
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _forest(
+    compared: Comparisons, crossing: Sequence[Arms], task: str, drawn: Mapping[tuple[Arms, str], Difference]
+) -> TaskForest:
+    verdicts = [drawn[a, task] for a in crossing]
+    counts = {
+        "classification ahead": sum(d.verdict == "classification ahead" for d in verdicts),
+        "contrastive ahead": sum(d.verdict == "contrastive ahead" for d in verdicts),
+        "undecided": sum(d.verdict == "undecided" for d in verdicts),
+        "without a number": sum(d.span is None for d in verdicts),
+    }
+    return TaskForest(
+        task_title=task_title(compared.facts, task),
+        task_href=f"tasks/{page_name(task)}",
+        tally=join_words([f"{word} in {number_word(n)}" for word, n in counts.items() if n]),
+        rows=tuple(
+            PairStrip(
+                label=_label(compared, a), href=pair_href(a.pair.a, a.pair.b), difference=drawn[a, task]
+            )
+            for a in crossing
+        ),
+    )
+
+
+def _aspects(compared: Comparisons, crossing: Sequence[Arms]) -> tuple[AspectRow, ...]:
+    """What the pairs hold equal, aspect by aspect, and how far the records bear it out."""
+    counts: dict[str, list[int]] = {}
+    for arms in crossing:
+        for fact in compared.facts.pair_facts.get((arms.pair.a, arms.pair.b), ()):
+            row = counts.setdefault(fact.aspect, [0] * 5)
+            row[0 if fact.declared == "equal" else 1] += 1
+            row[3 if fact.contradicted else 4 if fact.found == "unknown" else 2] += 1
+    return tuple(
+        AspectRow(
+            aspect=aspect.replace("-", " "),
+            num_equal=row[0],
+            num_differs=row[1],
+            num_confirmed=row[2],
+            num_contradicted=row[3],
+            num_unknown=row[4],
+        )
+        for aspect, row in sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))
+    )

@@ -1,0 +1,278 @@
+/* Filters, columns, ranks of what is left, and all of it in the address. Without it the board stays as served. */
+(function () {
+  "use strict";
+
+  var RANKED_UP_TO = 200;
+  var LEVEL = 0.05;
+  var SCALE = 1000; /* codes a unit of −ln p: leaderboard/pair_codes.py */
+  var table = document.getElementById("board");
+  if (!table) { return; }
+
+  function byId(id) { return document.getElementById(id); }
+  function list(found) { return Array.prototype.slice.call(found); }
+
+  var status = byId("status");
+  var ranked = list(table.tBodies[0].querySelectorAll("tr[data-id]"));
+  var rows = list(table.querySelectorAll("tr[data-id]"));
+  var headers = list(table.tHead.rows[0].cells);
+  var columns = headers.map(function (h) { return h.getAttribute("data-column"); });
+  var tasks = headers.filter(function (h) { return h.classList.contains("score"); })
+    .map(function (h) { return h.getAttribute("data-column"); });
+  var boxes = list(document.querySelectorAll("input[data-column]"));
+  var texts = { q: byId("f-q"), min: byId("f-min"), max: byId("f-max") };
+  var picks = { by: byId("f-by"), source: byId("f-source"), tier: byId("f-tier") };
+  var complete = byId("f-complete");
+  var standard = table.getAttribute("data-default");
+
+  /* ---- state: what differs from the page as served, and nothing else ---- */
+
+  function read() {
+    var asked = new URLSearchParams(location.hash.slice(1));
+    var hidden = (asked.get("hide") || "").split(",").filter(function (c) { return columns.indexOf(c) > -1; });
+    var sort = asked.get("sort");
+    return {
+      q: asked.get("q") || "", min: asked.get("min") || "", max: asked.get("max") || "",
+      by: asked.get("by") || "", source: asked.get("source") || "", tier: asked.get("tier") || "",
+      complete: asked.get("complete") === "1", hide: hidden,
+      sort: columns.indexOf(sort) > -1 ? sort : standard,
+      dir: asked.get("dir") === "ascending" ? "ascending" : asked.get("dir") === "descending" ? "descending" : ""
+    };
+  }
+
+  function write(state) {
+    var said = new URLSearchParams();
+    ["q", "by", "source", "tier", "min", "max"].forEach(function (key) {
+      if (state[key]) { said.set(key, state[key]); }
+    });
+    if (state.complete) { said.set("complete", "1"); }
+    if (state.hide.length) { said.set("hide", state.hide.join(",")); }
+    if (state.sort !== standard || state.dir !== usual(state.sort)) {
+      said.set("sort", state.sort);
+      said.set("dir", state.dir);
+    }
+    return said.toString();
+  }
+
+  function usual(column) {
+    var header = headers[columns.indexOf(column)];
+    return header && header.hasAttribute("data-numeric") ? "descending" : "ascending";
+  }
+
+  function fromControls() {
+    var sorted = headers.filter(function (h) { return h.hasAttribute("aria-sort"); })[0];
+    return {
+      q: texts.q.value.trim(), min: texts.min.value, max: texts.max.value,
+      by: picks.by.value, source: picks.source.value, tier: picks.tier.value,
+      complete: complete.checked,
+      hide: boxes.filter(function (b) { return !b.checked; }).map(function (b) { return b.getAttribute("data-column"); }),
+      sort: sorted ? sorted.getAttribute("data-column") : standard,
+      dir: sorted ? sorted.getAttribute("aria-sort") : "descending"
+    };
+  }
+
+  function remember(push) {
+    var said = "#" + write(fromControls());
+    if (said === (location.hash || "#")) { apply(); return; }
+    /* Either way the browser answers with hashchange, which applies it. */
+    if (push) { location.hash = said; } else { location.replace(said); }
+  }
+
+  /* ---- showing ---- */
+
+  function choose(select, value) {
+    select.value = value;
+    if (select.selectedIndex < 0) { select.value = ""; }
+  }
+
+  function toControls(state) {
+    Object.keys(texts).forEach(function (k) { if (texts[k].value.trim() !== state[k]) { texts[k].value = state[k]; } });
+    Object.keys(picks).forEach(function (k) { choose(picks[k], state[k]); });
+    complete.checked = state.complete;
+    boxes.forEach(function (b) { b.checked = state.hide.indexOf(b.getAttribute("data-column")) < 0; });
+  }
+
+  function matches(row, state, words) {
+    var text = row.getAttribute("data-search");
+    if (!words.every(function (w) { return text.indexOf(w) > -1; })) { return false; }
+    if (state.by) {
+      var at = state.by.indexOf(":");
+      if (row.getAttribute("data-" + state.by.slice(0, at)) !== state.by.slice(at + 1)) { return false; }
+    }
+    if (state.source && row.getAttribute("data-source") !== state.source) { return false; }
+    if (state.tier && row.getAttribute("data-tier") !== state.tier) { return false; }
+    if (state.min || state.max) {
+      var said = row.cells[columns.indexOf("params")].getAttribute("data-value");
+      if (said === null) { return false; }
+      if (state.min && Number(said) < 1e6 * Number(state.min)) { return false; }
+      if (state.max && Number(said) > 1e6 * Number(state.max)) { return false; }
+    }
+    return !state.complete || tasks.every(function (t) {
+      return state.hide.indexOf(t) > -1 || row.cells[columns.indexOf(t)].hasAttribute("data-value");
+    });
+  }
+
+  var hiddenNow = "";
+  function showColumns(hide) {
+    if (hide.join() === hiddenNow) { return; }
+    hiddenNow = hide.join();
+    list(table.rows).forEach(function (row) {
+      if (row.cells.length !== columns.length) { return; }
+      columns.forEach(function (c, i) { row.cells[i].hidden = hide.indexOf(c) > -1; });
+    });
+  }
+
+  function apply() {
+    var state = read();
+    if (!state.dir) { state.dir = usual(state.sort); }
+    toControls(state);
+    var words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+    rows.forEach(function (row) { row.hidden = !matches(row, state, words); });
+    showColumns(state.hide);
+    var header = headers[columns.indexOf(state.sort)];
+    if (header && header.getAttribute("aria-sort") !== state.dir) { window.EYECHART_SORT(table, header, state.dir); }
+    showRanks(state);
+  }
+
+  /* ---- ranks of the rows that are left ---- */
+
+  var served = ranked.map(function (row) {
+    return list(row.querySelectorAll("span.rank")).map(function (s) { return [s, s.textContent]; });
+  });
+  var files = {};
+  (table.getAttribute("data-pairs") || "").split(" ").filter(Boolean).forEach(function (item) {
+    var at = item.indexOf("=");
+    files[item.slice(0, at)] = item.slice(at + 1);
+  });
+  var decoded = {};
+  var asked = {};
+
+  function restore() {
+    served.forEach(function (found) { found.forEach(function (pair) { pair[0].textContent = pair[1]; }); });
+  }
+
+  function load(task, then) {
+    if (asked[task]) { return; }
+    asked[task] = true;
+    var script = document.createElement("script");
+    script.src = files[task];
+    script.addEventListener("load", then);
+    script.addEventListener("error", function () { status.textContent += " The pairs of " + task + " could not be read."; });
+    document.head.appendChild(script);
+  }
+
+  function pairsOf(task) {
+    var said = (window.EYECHART_PAIRS || {})[task];
+    if (said && !decoded[task]) {
+      var bytes = atob(said.p);
+      var codes = new Uint16Array(bytes.length / 2);
+      for (var i = 0; i < codes.length; i += 1) {
+        codes[i] = bytes.charCodeAt(2 * i) + 256 * bytes.charCodeAt(2 * i + 1);
+      }
+      var place = {};
+      said.encoders.forEach(function (e, n) { place[e] = n; });
+      decoded[task] = { codes: codes, place: place, values: said.values, count: said.encoders.length };
+    }
+    return decoded[task];
+  }
+
+  function codeOf(pairs, i, j) {
+    var a = Math.min(i, j);
+    var b = Math.max(i, j);
+    return pairs.codes[a * pairs.count - (a * (a + 1)) / 2 + b - a - 1];
+  }
+
+  /* The least code that Holm's procedure rejects; a difference is proven from it upwards. */
+  function holm(codes) {
+    var sorted = Uint16Array.from(codes).sort();
+    var least = Infinity;
+    for (var k = 0; k < sorted.length; k += 1) {
+      var code = sorted[sorted.length - 1 - k];
+      if (Math.exp(-code / SCALE) * (sorted.length - k) >= LEVEL) { break; }
+      least = code;
+    }
+    return least;
+  }
+
+  function groups(order, differ) {
+    var runs = [];
+    for (var start = 0; start < order.length; start += 1) {
+      var end = start + 1;
+      while (end < order.length && order.slice(start, end).every(function (o) { return !differ(order[end], o); })) { end += 1; }
+      if (!runs.length || end > runs[runs.length - 1][1]) { runs.push([start, end]); }
+    }
+    return runs;
+  }
+
+  function letter(n) { return (n >= 26 ? letter(Math.floor(n / 26) - 1) : "") + String.fromCharCode(97 + (n % 26)); }
+
+  /* encoder -> [low, high, letters], as harness.comparison.rank has it. */
+  function rank(pairs, encoders) {
+    var here = encoders.filter(function (e) { return e in pairs.place; })
+      .map(function (e) { return pairs.place[e]; }).sort(function (a, b) { return a - b; });
+    var codes = [];
+    for (var a = 0; a < here.length; a += 1) {
+      for (var b = a + 1; b < here.length; b += 1) { codes.push(codeOf(pairs, here[a], here[b])); }
+    }
+    var least = holm(codes);
+    function differ(i, j) { return codeOf(pairs, i, j) >= least; }
+    var order = here.slice().sort(function (i, j) { return pairs.values[j] - pairs.values[i] || i - j; });
+    var runs = groups(order, differ);
+    var found = {};
+    here.forEach(function (i) {
+      var better = 0;
+      var worse = 0;
+      here.forEach(function (j) {
+        if (i === j || !differ(i, j)) { return; }
+        if (pairs.values[j] > pairs.values[i]) { better += 1; } else if (pairs.values[j] < pairs.values[i]) { worse += 1; }
+      });
+      var at = order.indexOf(i);
+      var letters = runs.map(function (r, n) { return r[0] <= at && at < r[1] ? letter(n) : ""; }).join("");
+      found[i] = [1 + better, here.length - worse, letters];
+    });
+    return found;
+  }
+
+  function rankTask(task, shown) {
+    var pairs = pairsOf(task);
+    var column = columns.indexOf(task);
+    var found = rank(pairs, shown.map(function (row) { return row.getAttribute("data-id"); }));
+    shown.forEach(function (row) {
+      var span = row.cells[column].querySelector("span.rank");
+      var got = found[pairs.place[row.getAttribute("data-id")]];
+      if (!span || !got) { return; }
+      span.textContent = "rank " + (got[0] === got[1] ? got[0] : got[0] + "\u2013" + got[1]) + " \u00b7 " + got[2];
+    });
+  }
+
+  function count(n, noun) { return n.toLocaleString("en") + " " + noun + (n === 1 ? "" : "s"); }
+
+  function showRanks(state) {
+    var shown = ranked.filter(function (row) { return !row.hidden; });
+    restore();
+    var words = "Showing " + count(shown.length, "ranked encoder") + " of " + ranked.length.toLocaleString("en") + ".";
+    if (shown.length === ranked.length) { status.textContent = words; return; }
+    if (shown.length > RANKED_UP_TO) {
+      status.textContent = words + " Ranks are among all of them: leave " + RANKED_UP_TO + " rows or fewer to have them computed anew.";
+      return;
+    }
+    status.textContent = words + " Ranks and tie groups are of these.";
+    Object.keys(files).forEach(function (task) {
+      if (state.hide.indexOf(task) > -1) { return; }
+      if (pairsOf(task)) { rankTask(task, shown); } else { load(task, apply); }
+    });
+  }
+
+  /* ---- events ---- */
+
+  Object.keys(texts).forEach(function (k) { texts[k].addEventListener("input", function () { remember(false); }); });
+  Object.keys(picks).forEach(function (k) { picks[k].addEventListener("change", function () { remember(true); }); });
+  complete.addEventListener("change", function () { remember(true); });
+  boxes.forEach(function (b) { b.addEventListener("change", function () { remember(true); }); });
+  table.addEventListener("eyechart:sorted", function () { remember(true); });
+  byId("f-reset").addEventListener("click", function () {
+    if (location.hash && location.hash !== "#") { location.hash = ""; } else { apply(); }
+  });
+  window.addEventListener("hashchange", apply);
+  byId("filters").hidden = false;
+  apply();
+}());
