@@ -114,6 +114,7 @@ def paired_difference(
     clusters: NDArray[Any],
     seed_pool: SeedPool | None = None,
     level: float = 0.95,
+    against: float | None = 0.0,
 ) -> Interval:
     """Difference a − b of two encoders on the same samples, clipped to [-1, 1].
 
@@ -127,6 +128,7 @@ def paired_difference(
         clusters: (samples,).
         seed_pool: as in `estimate`, for both sides.
         level: coverage of the interval.
+        against: as in `difference_limits`; with None the interval's p is 1 and means nothing.
 
     Raises:
         ValueError: as in `estimate`, or the numbers of samples differ.
@@ -138,7 +140,7 @@ def paired_difference(
     >>> same.value, same.low == -same.high, same.high > 0, same.seeds_unknown
     (0.0, True, True, True)
     """
-    return interval_of(difference_parts(a, b, clusters, seed_pool), level)
+    return interval_of(difference_parts(a, b, clusters, seed_pool), level, against)
 
 
 class DifferenceParts(NamedTuple):
@@ -169,9 +171,10 @@ def difference_parts(
     return DifferenceParts(value, Component(samples, samples_df), size, joined(ours, theirs), known)
 
 
-def interval_of(parts: DifferenceParts, level: float = 0.95) -> Interval:
-    """The interval, and p of no difference, that the parts make."""
-    low, high, se, df, p = (float(x) for x in difference_limits(*parts[:4], level=level))
+def interval_of(parts: DifferenceParts, level: float = 0.95, against: float | None = 0.0) -> Interval:
+    """The interval, and p of the difference `against`, that the parts make."""
+    found = difference_limits(*parts[:4], level=level, against=against)
+    low, high, se, df, p = (float(x) for x in found)
     return Interval(parts.value, low, high, se, df, not parts.known, p)
 
 

@@ -29,10 +29,6 @@ def board_href(protocol: str) -> str:
 def board(compared: Comparisons) -> Board:
     """The sortable table, highest first on `sort_task`; cells without a number last."""
     names, first = task_names(compared), sort_task(compared)
-    runs: dict[str, list[RunFacts]] = {}
-    for run in compared.facts.runs:
-        if run.protocol == compared.protocol:
-            runs.setdefault(run.encoder, []).append(run)
 
     def rank(encoder: str) -> tuple[float, str]:
         metric = compared.metric(encoder, first)
@@ -40,7 +36,7 @@ def board(compared: Comparisons) -> Board:
         return (-value, encoder)
 
     def rows(encoders: Sequence[str]) -> tuple[BoardRow, ...]:
-        return tuple(_row(compared, e, names, runs.get(e, [])) for e in sorted(encoders, key=rank))
+        return tuple(_row(compared, e, names, compared.runs.get(e, ())) for e in sorted(encoders, key=rank))
 
     ranked = rows([e for e in compared.encoders if e not in {*compared.floors, *compared.reported}])
     reported = rows(compared.reported)
@@ -71,12 +67,13 @@ def _row(compared: Comparisons, encoder: str, names: Sequence[str], runs: Sequen
         num_params=network.num_params if network else None,
         cost_s=_cost(runs),
         under_budget=any(r.receipt.get("under_budget") is True for r in runs),
-        search=_search_text(name.title, submission),
+        search=_search_text(submission),
     )
 
 
-def _search_text(title: str, submission: Submission) -> str:
-    words = (title, submission.id, submission.architecture, submission.family, *submission.authors)
+def _search_text(submission: Submission) -> str:
+    # Title, architecture and family stand in the row already.
+    words = (submission.id, *submission.authors)
     return " ".join(" ".join(words).lower().split())
 
 
@@ -124,7 +121,7 @@ def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
         "Seconds",
         table.sorted_title,
     )
-    machines = sorted({_machine(r) for r in compared.facts.runs if r.protocol == compared.protocol})
+    machines = sorted({_machine(r) for found in compared.runs.values() for r in found})
     return TradeFigure(
         chart=chart,
         rows=tuple(
@@ -144,9 +141,8 @@ def _machine(run: RunFacts) -> str:
     return "; ".join(words) or "a machine that no run names"
 
 
-def board_page(compared: Comparisons) -> BoardPage:
+def board_page(compared: Comparisons, table: Board) -> BoardPage:
     """The board with what is said around it."""
-    table = board(compared)
     ranked = [t for t in table.tasks if compared_tables(compared, t.name)]
     return BoardPage(
         name=compared.protocol,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
-from leaderboard.board import board_page
+from leaderboard.board import board, board_page
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
@@ -62,7 +62,13 @@ def build_site(
 def render_site(facts: Facts) -> dict[str, bytes]:
     """All files of the site by relative path."""
     compared = [Comparisons(facts, protocol) for protocol in _protocol_order(facts)]
-    kit = Kit(facts=facts, compared=compared, site=site_frame(facts, compared), environment=environment())
+    kit = Kit(
+        facts=facts,
+        compared=compared,
+        boards=[board(c) for c in compared],
+        site=site_frame(facts, compared),
+        environment=environment(),
+    )
     files: dict[str, bytes] = {}
     for make in MAKERS:
         made = make(kit)
@@ -73,7 +79,7 @@ def render_site(facts: Facts) -> dict[str, bytes]:
 
 
 def _front_pages(kit: Kit) -> dict[str, bytes]:
-    sections = [home_section(c) for c in kit.compared]
+    sections = [home_section(c, b) for c, b in zip(kit.compared, kit.boards, strict=True)]
     return {
         "index.html": kit.page("index.html.j2", "index.html", sections=sections),
         "methods.html": kit.page("methods.html.j2", "methods.html", page=methods_page(kit.facts)),
@@ -82,7 +88,7 @@ def _front_pages(kit: Kit) -> dict[str, bytes]:
 
 
 def _board_pages(kit: Kit) -> dict[str, bytes]:
-    views = (board_page(c) for c in kit.compared)
+    views = (board_page(c, b) for c, b in zip(kit.compared, kit.boards, strict=True))
     return {v.href: kit.page("board.html.j2", v.href, page=v) for v in views}
 
 

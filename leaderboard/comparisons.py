@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from harness.records import SELF_REPORTED, Metric
 from harness.stats import Interval, paired_difference
-from leaderboard.facts import Facts
+from leaderboard.facts import Facts, RunFacts
 from leaderboard.views import BEATS_BY
 
 REQUIRED_FLOORS = ("blind", "shuffled-image", "random-init")
@@ -28,6 +29,20 @@ class Comparisons:
     def encoders(self) -> tuple[str, ...]:
         """Encoders and floors with at least one run here, by id."""
         return tuple(sorted({e for p, e, _ in self.facts.metrics if p == self.protocol}))
+
+    @cached_property
+    def tasks(self) -> frozenset[str]:
+        """Tasks with at least one run here."""
+        return frozenset(t for p, _, t in self.facts.metrics if p == self.protocol)
+
+    @cached_property
+    def runs(self) -> Mapping[str, tuple[RunFacts, ...]]:
+        """Runs of each encoder here, in the order of the index."""
+        found: dict[str, list[RunFacts]] = {}
+        for run in self.facts.runs:
+            if run.protocol == self.protocol:
+                found.setdefault(run.encoder, []).append(run)
+        return {encoder: tuple(runs) for encoder, runs in found.items()}
 
     @cached_property
     def floors(self) -> tuple[str, ...]:
@@ -57,12 +72,13 @@ class Comparisons:
         if left is None or right is None or left.sample_ids != right.sample_ids:
             return None
         pool = self.facts.seed_pools.get((self.protocol, task))
-        pooled = paired_difference(left.scores, right.scores, left.clusters, pool)
+        # No p: the pages print intervals, and the index has p where a page needs it.
+        pooled = paired_difference(left.scores, right.scores, left.clusters, pool, against=None)
         if a not in self.floors and b not in self.floors:
             return pooled
         # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
         # the wider interval counts.
-        own = paired_difference(left.scores, right.scores, left.clusters)
+        own = paired_difference(left.scores, right.scores, left.clusters, against=None)
         return max(pooled, own, key=lambda d: d.high - d.low)
 
     def own_floors(self, encoder: str, kind: str) -> tuple[str, ...]:

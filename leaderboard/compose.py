@@ -52,7 +52,7 @@ def encoder_name(facts: Facts, encoder: str) -> EncoderName:
 def task_names(compared: Comparisons) -> tuple[str, ...]:
     """Tasks of a protocol: in the protocol's order where it is known, else by kind and name."""
     facts, protocol = compared.facts, compared.protocol
-    measured = {t for p, _, t in facts.metrics if p == protocol}
+    measured = compared.tasks
     recipe = facts.protocols.get(protocol)
     stated = [t for t in recipe.tasks if t in measured] if recipe else []
     rest = sorted(measured - set(stated), key=lambda t: (_KIND_ORDER[task_kind(facts, t)], t))
@@ -73,8 +73,8 @@ def task_head(compared: Comparisons, task: str) -> TaskHead:
     """A task with its best encoder and whether it is dead."""
     facts = compared.facts
     definition = facts.tasks.get(task)
-    cells = [m for (p, _, t), m in sorted(facts.metrics.items()) if p == compared.protocol and t == task]
-    runs = [r.num_expected for r in facts.runs if r.protocol == compared.protocol and r.task == task]
+    cells = [m for e in compared.encoders if (m := compared.metric(e, task)) is not None]
+    runs = [r.num_expected for found in compared.runs.values() for r in found if r.task == task]
     best = compared.best(task)
     return TaskHead(
         name=task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from leaderboard.board import board, board_href
+from leaderboard.board import board_href
 from leaderboard.charts import difference_scale, ticks
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import (
@@ -40,7 +40,7 @@ from leaderboard.sentences import (
     pairs_here,
     pooled_words,
 )
-from leaderboard.views import Difference
+from leaderboard.views import Board, Difference
 from leaderboard.wording import join_words, number_word, page_name, pair_label
 
 _KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -48,7 +48,7 @@ KEYS_UP_TO = 100
 """Encoders in the scatter; with more of them it is a cloud, and the board's table serves better."""
 
 
-def home_section(compared: Comparisons) -> Home:
+def home_section(compared: Comparisons, table: Board) -> Home:
     """Everything the start page says of one protocol."""
     suite = compared.facts.suites[compared.protocol]
     headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
@@ -74,7 +74,7 @@ def home_section(compared: Comparisons) -> Home:
         pooled_words=pooled_words(compared, crossing, found),
         aspects=_aspects(compared, crossing),
         others=pair_rows(compared, [a for a in arms if not a.crosses], found, scale),
-        board=board(compared),
+        board=table,
     )
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from leaderboard import wording
 from leaderboard.comparisons import Comparisons
 from leaderboard.facts import Facts
-from leaderboard.views import BEATS_BY, Site
+from leaderboard.views import BEATS_BY, Board, Site
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,6 +23,8 @@ class Kit:
     facts: Facts
     compared: Sequence[Comparisons]
     """One a protocol, in the order of the pages."""
+    boards: Sequence[Board]
+    """Of each protocol, in the same order."""
     site: Site
     environment: Environment
 

@@ -57,7 +57,7 @@ def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) ->
 def _section(compared: Comparisons, encoder: str) -> EncoderSection:
     facts = compared.facts
     runs = sorted(
-        (r for r in facts.runs if r.protocol == compared.protocol and r.encoder == encoder),
+        compared.runs.get(encoder, ()),
         key=lambda r: (task_names(compared).index(r.task), r.seed, r.run_key),
     )
     return EncoderSection(

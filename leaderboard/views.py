@@ -113,7 +113,7 @@ class BoardRow:
     under_budget: bool
     """Its grid gives fewer visual tokens than the protocol allows."""
     search: str
-    """Lower-case text that the search looks through."""
+    """Lower-case text that the search looks through beside what the row shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from leaderboard.build import build_site, render_site, write_site
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import cell, task_page
 from leaderboard.facts import Agreement, Facts
+from leaderboard.front_views import Home
 from leaderboard.home import home_section
 from leaderboard.index import read_facts
 from leaderboard.sentences import answer, floors_missing_words, weak_words
@@ -151,6 +152,10 @@ def compared(made: SimpleNamespace) -> Comparisons:
 
 def changed(facts: Facts, **changes: Any) -> Comparisons:
     return Comparisons(dataclasses.replace(facts, **changes), "mini")
+
+
+def start_page(compared: Comparisons) -> Home:
+    return home_section(compared, board(compared))
 
 
 POLICY = (
@@ -405,7 +410,7 @@ def test_several_pairs_are_counted(made):
 
 
 def test_pairs_of_the_start_page(made, compared):
-    home = home_section(compared)
+    home = start_page(compared)
     # Declared as clip against label: turned so that the classification arm comes first.
     assert home.num_pairs == 2 and home.pairs is not None
     (point,) = home.pairs.rows
@@ -427,7 +432,7 @@ def test_pairs_of_the_start_page(made, compared):
 
 
 def test_what_was_held_equal_is_counted(made):
-    found = {a.aspect: a for a in home_section(Comparisons(made.facts, "mini")).aspects}
+    found = {a.aspect: a for a in start_page(Comparisons(made.facts, "mini")).aspects}
     assert (found["images"].num_equal, found["images"].num_confirmed) == (2, 2)
     # No run of this index says how large its network is, and nothing tells what a caption holds.
     assert found["architecture"].num_unknown == found["information"].num_unknown == 2
@@ -446,7 +451,7 @@ def test_rank_flips_are_named(made):
         flips=(("net-label", "net-clip"), ("net-label", "net-words")),
     )
     other = dataclasses.replace(found, task=VIDEO, correlation=None, low=None, high=None, flips=())
-    views = home_section(changed(made.facts, agreements=(other, found))).agreements
+    views = start_page(changed(made.facts, agreements=(other, found))).agreements
     assert [v.num_flips for v in views] == [2, 0]
     assert views[0].words == "rank correlation −0.50 [−0.90, +0.40] over 3 encoders"
     assert views[1].words.startswith("no rank correlation")
@@ -463,7 +468,8 @@ def test_board_rows_say_cost_tier_and_budget(made):
         dataclasses.replace(r, receipt={**r.receipt, "under_budget": r.encoder == "net-clip"})
         for r in facts.runs
     )
-    page = board_page(changed(facts, runs=runs))
+    table = changed(facts, runs=runs)
+    page = board_page(table, board(table))
     rows = {r.name.id: r for r in page.board.encoders}
     assert [r.name.id for r in page.board.encoders if r.under_budget] == ["net-clip"]
     # Nine runs that report the same 1.5 s and 90 s: they share the stages, so each counts once.

@@ -91,8 +91,17 @@
     boxes.forEach(function (b) { b.checked = state.hide.indexOf(b.getAttribute("data-column")) < 0; });
   }
 
+  var searched = new Map();
+  function textOf(row) {
+    if (!searched.has(row)) {
+      var seen = row.cells[0].textContent + " " + row.cells[1].textContent + " " + row.getAttribute("data-search");
+      searched.set(row, seen.toLowerCase());
+    }
+    return searched.get(row);
+  }
+
   function matches(row, state, words) {
-    var text = row.getAttribute("data-search");
+    var text = textOf(row);
     if (!words.every(function (w) { return text.indexOf(w) > -1; })) { return false; }
     if (state.by) {
       var at = state.by.indexOf(":");
