@@ -179,16 +179,14 @@ def _table(table: object, place: Place) -> Table:
     columns = tuple(
         read_record(Column, c, place.at("column").at(i), RULES) for i, c in enumerate(lists["column"])
     )
+    _check_names([c.name for c in columns], place.at("column"))
     rows = tuple(_row(r, columns, place.at("row").at(i)) for i, r in enumerate(lists["row"]))
+    _check_names([r.name for r in rows], place.at("row"))
     pairs = tuple(
         read_record(Contrast, p, place.at("pair").at(i), RULES) for i, p in enumerate(lists["pair"])
     )
     given = {"columns": columns, "rows": rows, "pairs": pairs}
     read = read_record(Table, rest, place, RULES, given=given)
-    for key, names in (("column", [c.name for c in columns]), ("row", [r.name for r in rows])):
-        if not names:
-            place.at(key).refuse("none given", fix=f"add [[table.{key}]]")
-        _refuse_twice(names, place.at(key))
     _check_values(read, place)
     for i, pair in enumerate(pairs):
         _check_pair(read, pair, place.at("pair").at(i))
@@ -245,7 +243,9 @@ def _check_pair(table: Table, pair: Contrast, place: Place) -> None:
             place.at(side).refuse("row of another side", found=table.row(name).side, expected=side)
 
 
-def _refuse_twice(names: Sequence[str], place: Place) -> None:
+def _check_names(names: Sequence[str], place: Place) -> None:
+    if not names:
+        place.refuse("none given", fix="add one")
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         place.refuse("the same name twice", found=show(twice[0]), fix="rename one")

@@ -49,9 +49,11 @@ _MANIFEST = f"""
   kind = "local"
   name = "vit_base_patch16_224"
   revision = "local"
+
   [[source.files]]
   path = "config.json"
   sha256 = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
   [[source.files]]
   path = "model.safetensors"
   sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
