@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
 from leaderboard.board import board, board_page
+from leaderboard.changes import changes_pages
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
@@ -20,6 +21,8 @@ from leaderboard.kit import HERE, Kit, Maker, environment
 from leaderboard.pair_codes import pair_files
 from leaderboard.profiles import encoder_page, methods_page, site_frame
 from leaderboard.sentences import REHEARSAL
+from leaderboard.shelf_page import shelf_pages
+from leaderboard.submit_page import submit_pages
 
 MARKER = ".eyechart-site"
 """Names a folder as one that a build may replace; a folder without it is never emptied."""
@@ -115,6 +118,9 @@ MAKERS: tuple[Maker, ...] = (
     pair_files,
     _encoder_pages,
     _task_pages,
+    shelf_pages,
+    submit_pages,
+    changes_pages,
     _static_files,
 )
 """Who makes which part of the site."""

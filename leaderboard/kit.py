@@ -23,10 +23,10 @@ class Kit:
     facts: Facts
     compared: Sequence[Comparisons]
     """One a protocol, in the order of the pages."""
-    boards: Sequence[Board]
-    """Of each protocol, in the same order."""
     site: Site
     environment: Environment
+    boards: Sequence[Board] = ()
+    """Of each protocol, in the same order."""
 
     def page(self, template: str, href: str, **values: object) -> bytes:
         """A page as UTF-8; `root` leads from `href` back to the site's top, so that file:// works."""
