@@ -12,8 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from harness.stats import DifferenceParts, Interval, difference_limits, difference_parts, interval_of
+from harness.stats import (
+    DifferenceParts,
+    Interval,
+    difference_limits,
+    difference_parts,
+    interval_of,
+    paired_difference,
+)
 from harness.variance import (
+    CONSTANT,
     ClusterSizes,
     Component,
     Floats,
@@ -174,6 +182,47 @@ def all_pairs(
         matrix[i, j], matrix[j, i] = upper[name], lower[name]
         whole[name] = matrix
     return AllPairs(**whole)
+
+
+def all_against(
+    encoders: Sequence[NDArray[Any]],
+    other: NDArray[Any],
+    clusters: NDArray[Any],
+    pool: SeedPool | None = None,
+) -> list[Interval]:
+    """`paired_difference` of each encoder and one other, without p, all in one go.
+
+    Args:
+        encoders: (seeds, samples) scores of each, on the same samples.
+        other: likewise, such as a floor.
+        clusters: (samples,).
+        pool: seed variance, as in `paired_difference`.
+
+    >>> scores = [np.array([[1.0, 0, 1, 0]]), np.array([[1.0, 1, 1, 0]])]
+    >>> [round(d.value, 2) for d in all_against(scores, np.zeros((1, 4)), np.arange(4))]
+    [0.5, 0.75]
+    """
+    sizes = ClusterSizes.of(clusters)
+    if len(sizes.counts) < 2:
+        return [paired_difference(table, other, clusters, pool, against=None) for table in encoders]
+    base = np.atleast_2d(other)
+    apart = np.stack([np.atleast_2d(t).mean(axis=0, dtype=np.float64) for t in encoders]) - base.mean(axis=0)
+    value = np.array([float(np.mean(t)) for t in encoders]) - float(base.mean())
+    centred = apart - apart.mean(axis=1, keepdims=True)
+    order = np.argsort(sizes.member, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(sizes.member))[:-1]])
+    variance = np.add.reduceat(centred[:, order], starts, axis=1) ** 2 @ sizes.weights
+    variance = np.where(np.ptp(apart, axis=1) <= CONSTANT, 0.0, variance)
+    found = [seed_part(np.atleast_2d(table), clusters, pool) for table in encoders]
+    every = [np.array(column) for column in zip(*((*f.component, f.pooled) for f in found), strict=True)]
+    mine = SeedPart(Component(*every[:3]), every[3], known=True)
+    theirs = seed_part(base, clusters, pool)
+    size = Size(apart.shape[1], len(sizes.counts))
+    parts = joined(mine, theirs)
+    got = difference_limits(value, Component(variance, sizes.df), size, parts, against=None)
+    low, high, se, df = (np.broadcast_to(x, value.shape).tolist() for x in got[:4])
+    unknown = [not (f.known and theirs.known) for f in found]
+    return [Interval(*row) for row in zip(value.tolist(), low, high, se, df, unknown, strict=True)]
 
 
 def _gram(centred: Floats, sizes: ClusterSizes) -> Floats:

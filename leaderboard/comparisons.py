@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.comparison import all_against
 from harness.records import SELF_REPORTED, Metric
 from harness.stats import Interval, paired_difference
 from leaderboard.facts import Facts, RunFacts
@@ -24,6 +25,7 @@ class Comparisons:
     protocol: str
     _found: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, compare=False)
     """Differences already computed: several pages print the same one."""
+    _margins: dict[tuple[str, str], Mapping[str, Interval]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def encoders(self) -> tuple[str, ...]:
@@ -67,19 +69,44 @@ class Comparisons:
         return self._found[key]
 
     def _difference(self, a: str, b: str, task: str) -> Interval | None:
+        if b in self.floors and a not in self.floors:
+            return self._against_floor(b, task).get(a)
         left = self.facts.scores.get((self.protocol, a, task))
         right = self.facts.scores.get((self.protocol, b, task))
         if left is None or right is None or left.sample_ids != right.sample_ids:
             return None
         pool = self.facts.seed_pools.get((self.protocol, task))
         # No p: the pages print intervals, and the index has p where a page needs it.
-        pooled = paired_difference(left.scores, right.scores, left.clusters, pool, against=None)
-        if a not in self.floors and b not in self.floors:
-            return pooled
+        found = paired_difference(left.scores, right.scores, left.clusters, pool, against=None)
+        if a not in self.floors:
+            return found
         # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
         # the wider interval counts.
-        own = paired_difference(left.scores, right.scores, left.clusters, against=None)
-        return max(pooled, own, key=lambda d: d.high - d.low)
+        return max(
+            found, paired_difference(left.scores, right.scores, left.clusters, against=None), key=_width
+        )
+
+    def _against_floor(self, floor: str, task: str) -> Mapping[str, Interval]:
+        """All encoders against one floor, the wider interval of each as above."""
+        key = floor, task
+        if key not in self._margins:
+            right = self.facts.scores.get((self.protocol, floor, task))
+            tables = {
+                e: table.scores
+                for e in self.encoders
+                if right is not None
+                and e not in self.floors
+                and (table := self.facts.scores.get((self.protocol, e, task))) is not None
+                and table.sample_ids == right.sample_ids
+            }
+            found: dict[str, Interval] = {}
+            if right is not None and tables:
+                pool = self.facts.seed_pools.get((self.protocol, task))
+                arms = list(tables.values()), right.scores, right.clusters
+                both = zip(all_against(*arms, pool), all_against(*arms), strict=True)
+                found = {e: max(pair, key=_width) for e, pair in zip(tables, both, strict=True)}
+            self._margins[key] = found
+        return self._margins[key]
 
     def own_floors(self, encoder: str, kind: str) -> tuple[str, ...]:
         """Floors of a kind that an encoder is held against.
@@ -117,6 +144,10 @@ class Comparisons:
         cells = [m for f in self.floors if (m := self.metric(f, task)) is not None and m.ci_high is not None]
         top = max(cells, key=lambda m: m.ci_high or 0.0, default=None)
         return top if top is not None and (top.ci_high or 0.0) >= best.ci_low else None
+
+
+def _width(interval: Interval) -> float:
+    return interval.high - interval.low
 
 
 def errors_away(difference: Interval) -> float:

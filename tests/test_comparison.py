@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from stored_runs import draw
 
 from harness.bootstrap import paired_bootstrap
-from harness.comparison import all_pairs, compare, detectable, holm, rank
+from harness.comparison import all_against, all_pairs, compare, detectable, holm, rank
 from harness.family import family_effect, independent_groups, rank_agreement
 from harness.simulation import World, simulate
 from harness.stats import paired_difference
@@ -253,3 +253,21 @@ def test_a_pool_that_both_sides_share_counts_once() -> None:
     found = paired_difference(a, b, np.arange(600), pool)
     # Seeds dominate: their common degrees of freedom are the pool's, not twice as many.
     assert 6 <= found.df < 7
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("num_clusters", [1, 40])
+def test_all_against_one_is_the_paired_difference(pooled, seeds, num_clusters):
+    rng = np.random.default_rng(seeds)
+    shuffled = rng.integers(0, num_clusters, 120)
+    tables = [(rng.random((seeds, 120)) < share).astype(float) for share in (0.2, 0.5, 0.9)]
+    # One with the other's very answers, and one that differs from it everywhere by as much.
+    other = np.ones((seeds, 120)) * 0.25
+    tables += [other.copy(), other + 0.5]
+    pool = pool_seeds(tables[:3], shuffled) if pooled else None
+    found = all_against(tables, other, shuffled, pool)
+    for table, got in zip(tables, found, strict=True):
+        wanted = paired_difference(table, other, shuffled, pool, against=None)
+        assert got[:5] == pytest.approx(wanted[:5], abs=1e-12)
+        assert got.seeds_unknown == wanted.seeds_unknown

@@ -1,0 +1,134 @@
+"""Time and weigh the site at sizes that nobody has measured yet: made-up encoders, no bundles.
+
+    python scripts/bench_site.py [--encoders 10000] [--naive 200]
+
+Prints the weight of a board of 1,000 rows, the time of a whole build, of a build after one more encoder, and of
+a plain build that asks the index and compiles the templates for every page, from a slice of the pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from harness.pair_facts import Network
+from harness.records import InputSpec, Metric, PretrainStage, Source, Submission
+from harness.task import read_task
+from harness.variance import SeedPool
+from leaderboard.build import render_site
+from leaderboard.facts import Facts, Place, RunFacts, ScoreTable
+
+TASKS = ("probe", "digits", "vqa", "signs", "rec", "video")
+FLOORS = ("blind", "shuffled-image", "random-init")
+OBJECTIVES = (
+    "label-classification",
+    "sigmoid-contrastive",
+    "softmax-contrastive",
+    "caption-word-classification",
+)
+SAMPLES, SEEDS = 60, 3
+
+
+def submission(name: str, number: int, floor: str | None = None) -> Submission:
+    """A made-up encoder or floor."""
+    return Submission(
+        id=name,
+        title=f"Made-up encoder {number:,}, variant {number % 7}",
+        authors=("Nobody", f"Group {number % 40}"),
+        links=(f"https://example.org/{name}",),
+        license="Apache-2.0",
+        contamination="none known",
+        source=Source(
+            kind="floor" if floor else "timm", name=f"net_{number % 25}", revision="0" * 40, files=()
+        ),
+        input=InputSpec(resolution=224, mean=(0.5,) * 3, std=(0.5,) * 3),
+        pretraining=()
+        if floor
+        else (PretrainStage(objective=OBJECTIVES[number % 4], data=f"set {number % 9}", images_seen=10**9),),
+        architecture=f"ViT, {10 + number % 300} M parameters",
+        floor=floor,
+        base="",
+        identity_digest=f"{number:064x}",
+    )
+
+
+def made_up(num_encoders: int) -> Facts:
+    """Facts of so many encoders and three floors on six tasks."""
+    rng = np.random.default_rng(0)
+    names = {f"made-up-{n:05}": submission(f"made-up-{n:05}", n) for n in range(num_encoders)}
+    names |= {f"floor-{f}": submission(f"floor-{f}", 0, f) for f in FLOORS}
+    tasks = {f"eyechart_mini_{t}": read_task(f"eyechart_mini_{t}") for t in TASKS}
+    ids, clusters = tuple(f"{i:04}" for i in range(SAMPLES)), np.arange(SAMPLES) // 2
+    metrics, scores, runs, places = {}, {}, [], {}
+    for number, name in enumerate(names):
+        floor = names[name].floor is not None
+        for task in tasks:
+            share = 0.1 if floor else rng.uniform(0.3, 0.95)
+            table = (rng.random((SEEDS, SAMPLES)) < share).astype(float)
+            value = float(table.mean())
+            key = "mini", name, task
+            scores[key] = ScoreTable(sample_ids=ids, clusters=clusters, scores=table)
+            metrics[key] = Metric(
+                protocol="mini", encoder=name, family=names[name].family, side=names[name].side, task=task,
+                split="test", metric="exact_match", value=value, ci_low=max(value - 0.0313, 0),
+                ci_high=min(value + 0.0297, 1), num_seeds=SEEDS, num_expected=SEEDS * SAMPLES,
+                num_scored=SEEDS * SAMPLES, num_unparsed=0, num_error=0, num_missing=0, tier="re-run",
+            )  # fmt: skip
+            if not floor:
+                low = int(rng.integers(1, num_encoders))
+                places[key] = Place(
+                    low=low, high=min(low + 9, num_encoders), groups=(1,), num_ranked=num_encoders
+                )
+            for seed in range(SEEDS):
+                runs.append(
+                    RunFacts(
+                        run_key=f"{number:08x}{seed:x}{task}", bundle_digest=f"{number:062x}{seed:02x}",
+                        protocol="mini", encoder=name, task=task, seed=seed, value=float(table[seed].mean()),
+                        num_expected=SAMPLES, num_scored=SAMPLES, num_unparsed=0, num_error=0, num_missing=0,
+                        inputs={"task": "0" * 64, "engine": "hf"}, receipt={"frozen": True, "grid": [14, 14]},
+                        environment={"cpu": "a processor", "cores": 16},
+                        costs={"features": 40.0 + number % 91, "adapters and probes": 320.0 + number % 77},
+                    )
+                )  # fmt: skip
+    return Facts(
+        metrics=metrics,
+        submissions=names,
+        runs=tuple(runs),
+        scores=scores,
+        seed_pools={("mini", t): SeedPool(0.002, 40.0, 0.25) for t in tasks},
+        chances={("mini", t): 0.0 for t in tasks},
+        tasks=tasks,
+        suites={"mini": "mini"},
+        protocols={},
+        pairs=(),
+        set_aside=(),
+        index_digest="0" * 64,
+        places=places,
+        networks={n: Network(86_000_000 + 1000 * i, (14, 14)) for i, n in enumerate(names)},
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoders", type=int, default=10_000)
+    arguments = parser.parse_args()
+    facts = made_up(1000)
+    begun = time.perf_counter()
+    files = render_site(facts)
+    print(f"1,000 encoders: {len(files):,} files in {time.perf_counter() - begun:.1f} s")
+    page = "boards/mini.html"
+    for name in (page, "index.html", "static/site.css", "static/sort.js", "static/board.js"):
+        data = files[name]
+        print(f"  {name}: {len(data) / 1e3:,.0f} kB, {len(gzip.compress(data, 9)) / 1e3:,.1f} kB gzipped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
