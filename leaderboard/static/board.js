@@ -134,6 +134,9 @@
     var state = read();
     if (!state.dir) { state.dir = usual(state.sort); }
     toControls(state);
+    /* What no control can show does not filter: rows would be gone with nothing to tell why. */
+    Object.keys(picks).forEach(function (k) { state[k] = picks[k].value; });
+    Object.keys(texts).forEach(function (k) { state[k] = texts[k].value.trim(); });
     var words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
     rows.forEach(function (row) { row.hidden = !matches(row, state, words); });
     showColumns(state.hide);
