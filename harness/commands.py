@@ -21,15 +21,17 @@ def _results_of(arguments: argparse.Namespace, home: Home) -> Path:
 
 
 def ensure_suite(suite: str, home: Home) -> None:
-    """Write the embedded suite's data where it is missing; other suites are fetched by their owners."""
+    """Write the embedded suite's data and packs where they are missing; other suites are fetched by their owners."""
     if suite != "mini":
         return
+    from harness.mini.packs import write_packs
     from harness.mini.suite import DATASETS, suite_digests, write_suite
 
     if len(suite_digests(home.data(suite))) < len(DATASETS):
         show = Stage("mini suite", "datasets")
         write_suite(home.data(suite), progress=show)
         show.close()
+    write_packs(home.data(suite))
 
 
 def _make_plan(arguments: argparse.Namespace, num_seeds: int | None = None) -> Any:
