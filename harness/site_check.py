@@ -20,6 +20,7 @@ def verify_site(
     pairs: Path | None,
     protocols: Sequence[Path] = (),
     progress: Callable[[int, int], None] | None = None,
+    datasets: Path | None = None,
 ) -> Report:
     """Build the site anew and compare.
 
@@ -29,6 +30,7 @@ def verify_site(
         pairs: pairs.toml, or None.
         protocols: files of protocols beside those that come with Eyechart.
         progress: called with (bundles read, bundles in all).
+        datasets: folder with a folder a suite, whose task packs the site's questions and pictures are from.
 
     Returns:
         At most one finding: the first page that differs, and its first line that does.
@@ -40,7 +42,7 @@ def verify_site(
     with tempfile.TemporaryDirectory(prefix="eyechart-verify-") as folder:
         database, fresh = Path(folder) / "fresh.duckdb", Path(folder) / "site"
         report = ingest(database, *roots, progress=progress)
-        build_site(database, fresh, pairs, protocols=protocols)
+        build_site(database, fresh, pairs, protocols=protocols, datasets=datasets)
         found = _compare(site, fresh)
     return Report(bundles={}, num_checked=report.num_bundles, findings=(found,) if found else ())
 

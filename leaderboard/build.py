@@ -13,8 +13,10 @@ from harness.files import write_atomic
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
+from leaderboard.flips import flip_pages, media_files
 from leaderboard.index import read_facts
 from leaderboard.kit import HERE, Kit, Maker, environment
+from leaderboard.pair_page import pair_pages
 from leaderboard.profiles import encoder_page, methods_page, protocol_section, site_frame
 from leaderboard.sentences import REHEARSAL
 
@@ -38,6 +40,9 @@ def build_site(
     pairs: Path | None = None,
     tasks_dir: Path | None = None,
     protocols: Sequence[Path] = (),
+    datasets: Path | None = None,
+    *,
+    local_media: bool = False,
 ) -> SiteReport:
     """Build the static site of everything in the index.
 
@@ -47,13 +52,16 @@ def build_site(
         pairs: pairs.toml, or None for no pair table.
         tasks_dir: folder with the task definitions; the repository's by default.
         protocols: files of protocols beside those that come with Eyechart.
+        datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
+        local_media: show what licences forbid, too, for a person's own eyes; every page says so.
 
     Raises:
         UsageError: `out` holds something that is no site.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
-    return write_site(render_site(read_facts(db, pairs, tasks_dir, protocols)), out)
+    facts = read_facts(db, pairs, tasks_dir, protocols, datasets, local_media=local_media)
+    return write_site(render_site(facts), out)
 
 
 def render_site(facts: Facts) -> dict[str, bytes]:
@@ -99,6 +107,9 @@ MAKERS: tuple[Maker, ...] = (
     _front_pages,
     _encoder_pages,
     _task_pages,
+    pair_pages,
+    flip_pages,
+    media_files,
     _static_files,
 )
 """Who makes which part of the site."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.pair_facts import PairFact
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
 from harness.variance import SeedPool
+from leaderboard.sample_records import FlipSet, PackSample
 
 CellKey = tuple[str, str, str]
 """protocol, encoder, task."""
@@ -76,6 +78,14 @@ class Facts:
     set_aside: tuple[tuple[str, str], ...]
     """(path, reason) of bundles that are kept and do not count."""
     index_digest: str
+    """sha256 over the digests of the bundles that count."""
     contradictions: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Pair -> declared aspects that the records contradict; such a pair is shown and not pooled."""
-    """sha256 over the digests of the bundles that count."""
+    pair_facts: Mapping[tuple[str, str], tuple[PairFact, ...]] = field(default_factory=dict)
+    """Pair -> every declared aspect with what the records say, as the index's table `pair_facts`."""
+    flips: Mapping[tuple[str, str, str, str], FlipSet] = field(default_factory=dict)
+    """(protocol, task, a, b) -> flips of a declared pair whose both arms are complete there."""
+    samples: Mapping[tuple[str, str], Mapping[str, PackSample]] = field(default_factory=dict)
+    """(protocol, task) -> what its pack tells of the samples on pages; no entry: no pack is at hand."""
+    local_media: bool = False
+    """True for a site that shows what licences forbid, and says so on every page."""

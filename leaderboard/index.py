@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.digest import digest_json
 from harness.errors import IntegrityError
-from harness.pair_facts import network_of, pair_facts
+from harness.pair_facts import PairFact, network_of, pair_facts
 from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
 from harness.record_json import record_from_json
@@ -24,6 +24,7 @@ from harness.store_files import read_error
 from harness.task import known_tasks, read_task
 from harness.variance import SeedPool
 from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
+from leaderboard.sample_facts import with_samples
 
 _METRIC_COLUMNS = (
     "protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high",
@@ -39,7 +40,15 @@ _INPUT_COLUMNS = {
 }  # fmt: skip
 
 
-def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: Sequence[Path] = ()) -> Facts:
+def read_facts(
+    db: Path,
+    pairs: Path | None,
+    tasks_dir: Path | None,
+    protocols: Sequence[Path] = (),
+    datasets: Path | None = None,
+    *,
+    local_media: bool = False,
+) -> Facts:
     """Everything the pages need.
 
     Args:
@@ -47,15 +56,19 @@ def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: 
         pairs: pairs.toml, or None.
         tasks_dir: folder of task definitions; the repository's by default.
         protocols: files of protocols beside those that come with Eyechart.
+        datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
+        local_media: show what licences forbid, too, for a person's own eyes.
 
     Raises:
         StoreBusyError, UsageError, IntegrityError: as `open_store`.
+        IntegrityError: a task pack is damaged.
         UsageError: a task definition, a protocol or pairs.toml is not valid.
     """
     others = {protocol.name: protocol for protocol in map(read_protocol, map(str, protocols))}
     connection = open_store(db)
     try:
-        return _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
+        facts = _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
+        return with_samples(connection, facts, datasets, local=local_media)
     except duckdb.Error as error:  # the queries are ours: what fails is the file
         raise read_error(db, error) from error
     finally:
@@ -82,10 +95,12 @@ def _read(
     )
     installed = set(known_tasks(tasks_dir))
     runs = _runs(connection)
+    submissions = _submissions(connection)
+    declared = _pair_facts(pairs, runs, submissions)
     aside = _rows(connection, "SELECT path, reason FROM runs WHERE NOT counted ORDER BY path")
     return Facts(
         metrics={(m.protocol, m.encoder, m.task): m for m in metrics},
-        submissions=_submissions(connection),
+        submissions=submissions,
         runs=runs,
         scores=_score_tables(connection, metrics),
         seed_pools={
@@ -99,7 +114,12 @@ def _read(
         pairs=pairs,
         set_aside=tuple((a["path"], a["reason"]) for a in aside),
         index_digest=digest_json(sorted(r.bundle_digest for r in runs)),
-        contradictions=_contradictions(pairs, runs, _submissions(connection)),
+        contradictions={
+            pair: wrong
+            for pair, found in declared.items()
+            if (wrong := tuple(f.aspect for f in found if f.contradicted))
+        },
+        pair_facts=declared,
     )
 
 
@@ -150,17 +170,16 @@ def _runs(connection: duckdb.DuckDBPyConnection) -> tuple[RunFacts, ...]:
     return tuple(found)
 
 
-def _contradictions(
+def _pair_facts(
     pairs: Sequence[Pair], runs: Sequence[RunFacts], submissions: Mapping[str, Submission]
-) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Declared aspects that do not hold, computed as `harness.store` does for the pairs it was given."""
+) -> dict[tuple[str, str], tuple[PairFact, ...]]:
+    """Declared aspects against the records, computed as `harness.store` does for the pairs it was given."""
     networks = {e: network_of([r.receipt for r in runs if r.encoder == e]) for e in submissions}
-    found = {}
-    for pair in pairs:
-        if {pair.a, pair.b} <= set(submissions):
-            facts = pair_facts(pair, submissions, networks)
-            found[pair.a, pair.b] = tuple(f.aspect for f in facts if f.contradicted)
-    return {pair: aspects for pair, aspects in found.items() if aspects}
+    return {
+        (pair.a, pair.b): pair_facts(pair, submissions, networks)
+        for pair in pairs
+        if {pair.a, pair.b} <= set(submissions)
+    }
 
 
 def _object(text: str, place: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
         num_runs=len(facts.runs),
         num_encoders=len({r.encoder for r in facts.runs}),
         index_digest=facts.index_digest,
+        local_media=facts.local_media,
     )
 
 

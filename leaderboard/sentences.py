@@ -11,6 +11,7 @@ from harness.stats import Interval
 from leaderboard.charts import Scale, difference_scale, strip, ticks
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
 from leaderboard.compose import cell, difference_span, encoder_name, sort_task, task_names, task_title
+from leaderboard.pair_names import pair_href
 from leaderboard.views import Difference, FloorMargin, PairRow, PairTable
 from leaderboard.wording import (
     FLOOR_WORDS,
@@ -83,6 +84,7 @@ def _pair_row(
         first=first,
         second=second,
         differences=tuple(_difference(compared, arms, t, d, scale) for t, d in found.items()),
+        href=pair_href(arms.pair.a, arms.pair.b),
     )
 
 

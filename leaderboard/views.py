@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leaderboard.charts import Scatter, Strip, Tick
+from leaderboard.sample_views import TaskSamples
 
 CellState = Literal["scored", "incomplete", "not-run"]
 BEATS_BY = 5.0
@@ -153,6 +154,8 @@ class PairRow:
     """The classification arm, where the sides differ."""
     second: EncoderName
     differences: tuple[Difference, ...]
+    href: str
+    """The pair's own page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,6 +295,8 @@ class TaskSection:
     ticks: tuple[Tick, ...]
     dead: bool
     dead_words: str
+    samples: TaskSamples | None
+    """None where no ranked encoder is complete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,3 +329,5 @@ class Site:
     num_encoders: int
     index_digest: str
     """sha256 over all bundle digests in the index: names the evidence, not the day."""
+    local_media: bool = False
+    """True where pages show what licences forbid to pass on."""

@@ -73,9 +73,7 @@ def _samples(folder: Path, task: Task) -> Iterator[Row]:
 
 def _class_question(row: Row) -> str:
     """A probe is asked nothing; what its number means helps a reader all the same."""
-    return f"Which of the classes? Number {row['label']} is \N{LEFT DOUBLE QUOTATION MARK}" + (
-        f"{class_name(row['label'])}\N{RIGHT DOUBLE QUOTATION MARK}."
-    )
+    return f"Which of the classes? Number {row['label']} means a {class_name(row['label'])}."
 
 
 def _strips() -> list[RGB]:
