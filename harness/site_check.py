@@ -12,6 +12,8 @@ from harness.verify import Report
 from leaderboard.build import build_site
 
 SHOWN = 100
+MEDIA = "media/"
+"""Folder of a site that holds the pictures of task packs."""
 
 
 def verify_site(
@@ -52,8 +54,12 @@ def _compare(site: Path, fresh: Path) -> IntegrityError | None:
         {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
         for root in (site, fresh)
     )
-    for name in sorted(mine.keys() | true.keys()):
+    names = mine.keys() | true.keys()
+    # Pictures first: without the packs every page of flips differs, and this says why.
+    for name in sorted(names, key=lambda n: (not n.startswith(MEDIA), n)):
         where = str(site / name)
+        if name.startswith(MEDIA) and (name in mine) != (name in true):
+            return _other_pictures(where)
         if name not in mine:
             return IntegrityError("page is missing", where=where)
         if name not in true:
@@ -64,6 +70,14 @@ def _compare(site: Path, fresh: Path) -> IntegrityError | None:
         if found != expected:
             return _first_line(where, found, expected)
     return None
+
+
+def _other_pictures(where: str) -> IntegrityError:
+    return IntegrityError(
+        "pictures are not those of the task packs here",
+        where=where,
+        fix="make the packs that the site was built with: `eyechart mini data`, `eyechart data pack`",
+    )
 
 
 def _first_line(where: str, found: bytes, expected: bytes) -> IntegrityError:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
-from harness.files import write_atomic
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
@@ -139,9 +138,7 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         raise ResourceError("cannot make the site's folder", where=str(out), found=str(error)) from error
     try:
         staging.chmod(0o755)
-        write_atomic(staging / MARKER, b"")
-        for name, data in sorted(files.items()):
-            write_atomic(staging / name, data)
+        _write_files(staging, {MARKER: b"", **files})
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
@@ -149,3 +146,14 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
     return SiteReport(pages=pages, bytes=sum(map(len, files.values())), index=out / "index.html")
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Plain writes: nobody reads the folder yet, and a site that a power cut takes can be made again."""
+    try:
+        for name, data in sorted(files.items()):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    except OSError as error:
+        raise ResourceError("cannot write the site", where=str(folder), found=str(error)) from error

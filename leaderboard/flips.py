@@ -17,7 +17,7 @@ from leaderboard.compose import encoder_name, task_names, task_title
 from leaderboard.facts import Facts
 from leaderboard.kit import Kit
 from leaderboard.pair_names import DIRECTIONS, flips_href, pair_href
-from leaderboard.pair_page import declared, difference_row
+from leaderboard.pair_page import declared, difference_row, span_of
 from leaderboard.sample_records import Flip, FlipSet, Saying
 from leaderboard.sample_views import Shot
 from leaderboard.shots import counted, media_href, shot
@@ -85,6 +85,8 @@ class FlipsPage:
     has_pack: bool
     suite: str
     dataset: str
+    boxed: bool
+    """Whether a picture on the page bears boxes."""
     licenses: tuple[str, ...]
     """Of the pictures on the page."""
 
@@ -111,13 +113,15 @@ def task_flips(kit: Kit, compared: Comparisons, pair: Pair, task: str) -> list[F
     found = kit.facts.flips.get((compared.protocol, task, pair.a, pair.b))
     if found is None or not found.shown:
         return []
+    row = difference_row(compared, pair, task)
+    difference = None if row is None else span_of(row)
     cards = {f.sample_id: _render(kit, compared, task, f) for f in found.shown}
     pages = []
     for direction in DIRECTIONS:
         flips = [f for f in found.shown if direction in ("all", f.right)]
         for start in range(0, len(flips), PAGE_SIZE):
             part = flips[start : start + PAGE_SIZE]
-            where = _Place(pair, task, direction, start // PAGE_SIZE + 1)
+            where = _Place(pair, task, direction, start // PAGE_SIZE + 1, difference)
             pages.append(_page(compared, found, where, part, len(flips), cards))
     return pages
 
@@ -130,6 +134,7 @@ class _Place:
     task: str
     direction: str
     number: int
+    difference: Span | None
 
 
 def _page(
@@ -141,7 +146,6 @@ def _page(
     cards: dict[str, Markup],
 ) -> FlipsPage:
     facts, protocol, pair, task = compared.facts, compared.protocol, where.pair, where.task
-    row = difference_row(compared, pair, task)
     told = facts.samples.get((protocol, task), {})
     shown = [told[f.sample_id] for f in part if f.sample_id in told]
     counts = {"all": found.num_a + found.num_b, "a": found.num_a, "b": found.num_b}
@@ -154,9 +158,7 @@ def _page(
         pair=pair_href(pair.a, pair.b),
         task_title=task_title(facts, task),
         task_href=f"tasks/{page_name(task)}",
-        difference=None
-        if row is None
-        else Span(value=row["difference"], low=max(row["ci_low"], -1.0), high=min(row["ci_high"], 1.0)),
+        difference=where.difference,
         counts=found,
         num_here=num_here,
         num_there=counts[where.direction],
@@ -176,6 +178,7 @@ def _page(
         has_pack=(protocol, task) in facts.samples,
         suite=facts.suites[protocol],
         dataset=definition.dataset if definition else "",
+        boxed=bool(shown) and answers_boxes(definition),
         licenses=tuple(sorted({s.license for s in shown if s.shown and s.picture is not None})),
     )
 

@@ -140,7 +140,7 @@ def _stated(facts: Facts, submission: Submission) -> dict[str, str]:
 
 def _section(compared: Comparisons, pair: Pair) -> PairSection:
     found = {t: difference_row(compared, pair, t) for t in task_names(compared)}
-    spans = [_span(row) for row in found.values() if row is not None]
+    spans = [span_of(row) for row in found.values() if row is not None]
     scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
     return PairSection(
         protocol=compared.protocol,
@@ -170,7 +170,8 @@ def difference_row(compared: Comparisons, pair: Pair, task: str) -> dict[str, An
     return rows[0]
 
 
-def _span(row: Mapping[str, Any]) -> Span:
+def span_of(row: Mapping[str, Any]) -> Span:
+    """A row's difference as a page prints it, inside [-1, 1]."""
     return Span(value=row["difference"], low=max(row["ci_low"], -1.0), high=min(row["ci_high"], 1.0))
 
 
@@ -183,7 +184,7 @@ def _task_row(
         return TaskDifference(
             task_title=title, task_href=href, span=None, verdict=_why_absent(compared, pair, task)
         )
-    span = _span(row)
+    span = span_of(row)
     leader = pair.a if span.low > 0 else pair.b if span.high < 0 else ""
     flips = facts.flips.get((protocol, task, pair.a, pair.b))
     return TaskDifference(

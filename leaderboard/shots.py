@@ -9,8 +9,8 @@ from leaderboard.boxes import Box
 from leaderboard.sample_records import PackSample, Picture
 from leaderboard.sample_views import Shot
 
-STILL_SIDE, FRAME_SIDE = 144, 88
-"""Px at which a picture's longer side, or a strip's height, is shown."""
+STILL_SIDE, BOXED_SIDE, FRAME_SIDE = 144, 208, 76
+"""Px at which a picture's longer side, the same under boxes, or a strip's height is shown."""
 STRIP = 2
 """Width over height from which a picture is a strip of frames."""
 
@@ -31,7 +31,8 @@ def shot(told: PackSample | None, sample_id: str, boxes: tuple[Box, ...] = ()) -
     if picture is None:
         return None
     strip = picture.width >= STRIP * picture.height
-    scale = FRAME_SIDE / picture.height if strip else STILL_SIDE / max(picture.width, picture.height)
+    side = BOXED_SIDE if boxes else STILL_SIDE
+    scale = FRAME_SIDE / picture.height if strip else side / max(picture.width, picture.height)
     what = "Frames of the clip, first to last from the left" if strip else "Picture"
     return Shot(
         href=media_href(picture),

@@ -17,14 +17,16 @@ from harness.datasets.packs import PACK_SCHEMA, question_of, tasks_of
 from harness.datasets.prepare import RowWriter
 from harness.images import decode_rgb
 from harness.mini.clips import SHOWN_FRAMES, render_frame, sample_clips
-from harness.mini.suite import NUM_VIDEO, suite_digests
-from harness.mini.world import class_name
+from harness.mini.suite import NUM_VIDEO, VIDEO_SEED, suite_digests
+from harness.mini.world import SIDE, class_name
 from harness.records import Task
 
 Row = dict[str, Any]
 RGB = NDArray[np.uint8]
 QUALITY = 80
 """Of the lossy WebP: noise in the backgrounds makes a lossless copy six times as large."""
+GAP = 4
+"""Px between the frames of a clip: even, since the format keeps colour at half the resolution."""
 DRAWN, DIGITS = "Apache-2.0", "CC-BY-4.0"
 """Licences: the repository's for what its code draws; of the scans of handwritten digits (UCI)."""
 
@@ -77,9 +79,13 @@ def _class_question(row: Row) -> str:
 
 
 def _strips() -> list[RGB]:
-    """The frames that the protocol shows, side by side: (64, 64 x frames, 3) of each clip of the split."""
-    clips = sample_clips("test", NUM_VIDEO, seed=105)
-    return [np.concatenate([render_frame(clip, i) for i in SHOWN_FRAMES], axis=1) for clip in clips]
+    """The frames that the protocol shows, side by side with white between, for each clip of the split."""
+    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
+    strips = []
+    for clip in sample_clips("test", NUM_VIDEO, seed=VIDEO_SEED):
+        parts = [part for i in SHOWN_FRAMES for part in (gap, render_frame(clip, i))]
+        strips.append(np.concatenate(parts[1:], axis=1))
+    return strips
 
 
 def small_copy(picture: RGB) -> bytes:
