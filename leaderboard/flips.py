@@ -18,6 +18,7 @@ from leaderboard.facts import Facts
 from leaderboard.kit import Kit
 from leaderboard.pair_names import DIRECTIONS, flips_href, pair_href
 from leaderboard.pair_page import declared, difference_row, span_of
+from leaderboard.sample_facts import SHOWN_EACH
 from leaderboard.sample_records import Flip, FlipSet, Saying
 from leaderboard.sample_views import Shot
 from leaderboard.shots import counted, media_href, shot
@@ -75,6 +76,8 @@ class FlipsPage:
     counts: FlipSet
     num_here: int
     """Flips of the direction that the site shows, over all pages."""
+    most: int
+    """That it may show of each direction."""
     num_there: int
     """Flips of the direction in all."""
     tasks: tuple[Choice, ...]
@@ -161,6 +164,7 @@ def _page(
         difference=where.difference,
         counts=found,
         num_here=num_here,
+        most=SHOWN_EACH,
         num_there=counts[where.direction],
         tasks=_task_choices(compared, pair, task),
         directions=_direction_choices(compared, found, where),

@@ -37,10 +37,8 @@ class Difficulty:
     def hardest(self) -> list[int]:
         """Positions of the samples with the lowest means; ties by id."""
         # Means of equal scores may differ in the last bit: what is printed equal is a tie.
-        order = sorted(
-            range(len(self.sample_ids)), key=lambda i: (round(float(self.means[i]), 9), self.sample_ids[i])
-        )
-        return order[:NUM_HARDEST]
+        order = np.lexsort((np.array(self.sample_ids), np.round(self.means, 9)))
+        return [int(i) for i in order[:NUM_HARDEST]]
 
 
 def difficulty(compared: Comparisons, task: str) -> Difficulty | None:
@@ -49,21 +47,26 @@ def difficulty(compared: Comparisons, task: str) -> Difficulty | None:
     An encoder whose samples are others than the first one's, by id, is left out.
     """
     out = {*compared.floors, *compared.reported}
-    tables = {
-        e: t
-        for e in compared.encoders
-        if e not in out and (t := compared.facts.scores.get((compared.protocol, e, task))) is not None
-    }
-    if not tables:
+    found: list[str] = []
+    ids: tuple[str, ...] = ()
+    total = num_right = np.zeros(0)
+    for encoder in compared.encoders:
+        table = compared.facts.scores.get((compared.protocol, encoder, task))
+        if encoder in out or table is None or (found and table.sample_ids != ids):
+            continue
+        # Summed one by one: a table of all encoders and samples need not fit into memory.
+        mean = table.scores.mean(axis=0)
+        if not found:
+            ids, total, num_right = table.sample_ids, np.zeros(len(mean)), np.zeros(len(mean))
+        found.append(encoder)
+        total, num_right = total + mean, num_right + (mean >= RIGHT)
+    if not found:
         return None
-    ids = next(iter(tables.values())).sample_ids
-    means = {e: t.scores.mean(axis=0) for e, t in tables.items() if t.sample_ids == ids}
-    table = np.stack(list(means.values()))
     return Difficulty(
-        encoders=tuple(means),
+        encoders=tuple(found),
         sample_ids=ids,
-        means=table.mean(axis=0),
-        num_right=np.sum(table >= RIGHT, axis=0),
+        means=total / len(found),
+        num_right=num_right.astype(np.int64),
     )
 
 

@@ -107,7 +107,7 @@ def test_directions_are_complete_and_disjoint(made, task):
     assert all(len(ids_on(text)) <= PAGE_SIZE for text in parts_of(made, "net-b", task, "all"))
     whole = made.facts.flips["mini", task, "net-a", "net-b"]
     first = parts_of(made, "net-b", task, "a")[0]
-    more = f"{SHOWN_EACH} of {whole.num_a}, those with the largest difference"
+    more = f"{SHOWN_EACH} of {whole.num_a}, at most {SHOWN_EACH} each way"
     assert (more in first) == (whole.num_a > SHOWN_EACH)
 
 

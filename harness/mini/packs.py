@@ -17,7 +17,7 @@ from harness.datasets.packs import PACK_SCHEMA, question_of, tasks_of
 from harness.datasets.prepare import RowWriter
 from harness.images import decode_rgb
 from harness.mini.clips import SHOWN_FRAMES, render_frame, sample_clips
-from harness.mini.suite import NUM_VIDEO, VIDEO_SEED, suite_digests
+from harness.mini.suite import VIDEO_SEED, suite_digests
 from harness.mini.world import SIDE, class_name
 from harness.records import Task
 
@@ -56,7 +56,7 @@ def write_packs(root: Path) -> list[Path]:
 def _samples(folder: Path, task: Task) -> Iterator[Row]:
     path = folder / f"{task.split}.parquet"
     rows = read_rows(path)
-    strips = _strips() if task.dataset == "video" else []
+    strips = _strips(len(rows)) if task.dataset == "video" else []
     for index, row in enumerate(rows):
         probe = task.kind == "probe"
         clip = "video" in row
@@ -78,11 +78,11 @@ def _class_question(row: Row) -> str:
     return f"Which of the classes? Number {row['label']} means a {class_name(row['label'])}."
 
 
-def _strips() -> list[RGB]:
-    """The frames that the protocol shows, side by side with white between, for each clip of the split."""
+def _strips(count: int) -> list[RGB]:
+    """The frames that the protocol shows, side by side with white between, of each clip of the split."""
     gap = np.full((SIDE, GAP, 3), 255, np.uint8)
     strips = []
-    for clip in sample_clips("test", NUM_VIDEO, seed=VIDEO_SEED):
+    for clip in sample_clips("test", count, seed=VIDEO_SEED):
         parts = [part for i in SHOWN_FRAMES for part in (gap, render_frame(clip, i))]
         strips.append(np.concatenate(parts[1:], axis=1))
     return strips
