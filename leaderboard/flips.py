@@ -178,7 +178,7 @@ def _page(
             for n in range(1, -(-num_here // PAGE_SIZE) + 1)
         ),
         cards=tuple(cards[f.sample_id] for f in part),
-        query=query_words(protocol, task, pair),
+        query=query_words(protocol, task, pair, where.direction),
         has_pack=(protocol, task) in facts.samples,
         suite=facts.suites[protocol],
         dataset=definition.dataset if definition else "",
@@ -218,9 +218,10 @@ def _direction_choices(compared: Comparisons, found: FlipSet, where: _Place) -> 
     )
 
 
-def query_words(protocol: str, task: str, pair: Pair) -> str:
+def query_words(protocol: str, task: str, pair: Pair, direction: str = "all") -> str:
     """The command that lists a pair's flips on a task; safe to paste, whatever the names are."""
     given = {"protocol": protocol, "task": task, "a": pair.a, "b": pair.b}
+    given |= {} if direction == "all" else {"right_side": direction}
     where = " AND ".join(f"{name} = {_sql_text(value)}" for name, value in given.items())
     sql = f"SELECT sample_id, score_a, score_b, right_side FROM flips WHERE {where}"
     plain = all(_PLAIN.fullmatch(value) for value in given.values())

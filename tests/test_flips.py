@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from harness.cli import main
 from harness.comparison import compare
 from harness.errors import IntegrityError
 from harness.files import write_parquet
@@ -118,7 +119,7 @@ def test_some_list_is_cut_and_says_how_to_get_the_rest(made):
     command = re.search(r'eyechart query "(SELECT [^"]*)"', words)
     assert command is not None
     assert len(rows(made, command[1])) == len(
-        rows(made, f"SELECT * FROM flips WHERE task = '{VQA}' AND b = 'net-b'")
+        rows(made, f"SELECT * FROM flips WHERE task = '{VQA}' AND b = 'net-b' AND right_side = 'a'")
     )
 
 
@@ -324,6 +325,24 @@ def test_verify_needs_the_same_packs(made):
     assert not verify_site(made.site, roots, pairs, datasets=made.home / "data").findings
     found = verify_site(made.site, roots, pairs).findings
     assert [f.what for f in found] == ["pictures are not those of the task packs here"]
+
+
+def test_a_site_without_pictures_is_verified_wherever_packs_lie(made, tmp_path):
+    pairs, roots = made.home / "pairs.toml", [made.home / "results"]
+    build_site(made.db, tmp_path / "site", pairs)
+    assert not verify_site(tmp_path / "site", roots, pairs, datasets=made.home / "data").findings
+
+
+def test_the_command_says_what_is_for_ones_own_eyes(made, tmp_path, capsys):
+    command = ["publish", "--db", str(made.db), "--pairs", str(made.home / "pairs.toml")]
+    command += ["--home", str(made.home)]
+    assert main([*command, "--site", str(tmp_path / "own"), "--media-from-home"]) == 0
+    assert "Do not publish it" in capsys.readouterr().out
+    assert "Do not publish." in (tmp_path / "own" / "index.html").read_text()
+    assert main([*command, "--site", str(tmp_path / "site")]) == 0
+    assert "publish" not in capsys.readouterr().out
+    href = flips_href("mini", "net-a", "net-b", VQA)
+    assert (tmp_path / "site" / href).read_bytes() == (made.site / href).read_bytes()
 
 
 def test_choice_counts_as_the_comparison_does():
