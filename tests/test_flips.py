@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from harness.cli import main
 from harness.comparison import compare
+from harness.digest import digest_bytes
 from harness.errors import IntegrityError
 from harness.files import write_parquet
+from harness.media import MEDIA_SCHEMA
 from harness.site_check import verify_site
 from harness.store import open_store
 from leaderboard.boxes import lay_out, read_box
@@ -22,7 +26,7 @@ from leaderboard.build import build_site
 from leaderboard.facts import ScoreTable
 from leaderboard.flips import PAGE_SIZE, query_words
 from leaderboard.index import read_facts
-from leaderboard.packs import FREE, find_pack, read_picture
+from leaderboard.packs import FREE, find_pack, read_pack, read_picture
 from leaderboard.pair_names import flips_href, pair_href, stem
 from leaderboard.sample_facts import SHOWN_EACH, choose_flips
 from leaderboard.shots import counted
@@ -271,11 +275,6 @@ def test_local_mode_takes_pictures_from_the_dataset(made, tmp_path):
     write_pack(folder / "packs" / f"{HEX}.parquet", "no", media="images/one.png", thumbnail=None)
     (folder / "images").mkdir()
     (folder / "images" / "one.png").write_bytes(png(3, 320, 160))
-    import pyarrow as pa
-
-    from harness.digest import digest_bytes
-    from harness.media import MEDIA_SCHEMA
-
     listed = {"path": "images/one.png", "sha256": digest_bytes(png(3, 320, 160)), "bytes": 1}
     write_parquet(folder / "media.parquet", pa.Table.from_pylist([listed], MEDIA_SCHEMA))
     facts = read_facts(made.db, made.home / "pairs.toml", None, datasets=tmp_path, local_media=True)
@@ -284,6 +283,22 @@ def test_local_mode_takes_pictures_from_the_dataset(made, tmp_path):
     (folder / "images" / "one.png").write_bytes(png(4, 320, 160))
     facts = read_facts(made.db, made.home / "pairs.toml", None, datasets=tmp_path, local_media=True)
     assert next(iter(facts.samples["mini", VQA].values())).picture is None, "not the listed picture"
+
+
+def test_local_mode_shows_frames_of_a_clip(made, tmp_path):
+    from harness.mini.clips import encode_mp4, sample_clips
+
+    folder, data = tmp_path / "mini" / "made", encode_mp4(sample_clips("test", 1, seed=1)[0])
+    write_pack(folder / "packs" / f"{HEX}.parquet", "no", media="clips/7.mp4", thumbnail=None)
+    (folder / "clips").mkdir()
+    (folder / "clips" / "7.mp4").write_bytes(data)
+    listed = {"path": "clips/7.mp4", "sha256": digest_bytes(data), "bytes": len(data)}
+    write_parquet(folder / "media.parquet", pa.Table.from_pylist([listed], MEDIA_SCHEMA))
+    pack = find_pack(tmp_path, "mini", HEX)
+    assert pack is not None
+    picture = read_pack(pack, VIDEO, {"003"}, local=True)["003"].picture
+    assert picture is not None and (picture.width, picture.height) == (4 * 64, 64)
+    assert read_pack(pack, VIDEO, {"003"}, local=False)["003"].picture is None
 
 
 def test_without_a_pack_ids_answers_and_a_way_to_the_pictures(made, tmp_path):
@@ -370,8 +385,6 @@ def test_names_of_pages_cannot_meet_or_leave():
 
 def test_the_printed_command_is_safe_to_paste(made):
     pair = next(p for p in made.facts.pairs if p.b == EVIL)
-    import shlex
-
     for b in (EVIL, 'a"; rm -rf x; "', "$(id)", "it's", "`id`"):
         words = shlex.split(query_words("mini", VQA, dataclasses.replace(pair, b=b)))
         assert words[:2] == ["eyechart", "query"] and len(words) == 3
