@@ -21,15 +21,17 @@ def _results_of(arguments: argparse.Namespace, home: Home) -> Path:
 
 
 def ensure_suite(suite: str, home: Home) -> None:
-    """Write the embedded suite's data where it is missing; other suites are fetched by their owners."""
+    """Write the embedded suite's data and packs where they are missing; owners fetch other suites."""
     if suite != "mini":
         return
+    from harness.mini.packs import write_packs
     from harness.mini.suite import DATASETS, suite_digests, write_suite
 
     if len(suite_digests(home.data(suite))) < len(DATASETS):
         show = Stage("mini suite", "datasets")
         write_suite(home.data(suite), progress=show)
         show.close()
+    write_packs(home.data(suite))
 
 
 def _make_plan(arguments: argparse.Namespace, num_seeds: int | None = None) -> Any:
@@ -234,7 +236,7 @@ def demo(arguments: argparse.Namespace) -> int:
     database = home.root / "demo.duckdb"
     pairs = RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None
     ingest(database, *roots, pairs=read_pairs(pairs) if pairs else ())
-    report = build_site(database, arguments.site, pairs)
+    report = build_site(database, arguments.site, pairs, datasets=home.datasets)
     print(_demo_table(database, made.subject.submission.id))
     print(
         "The mini suite is a toy world: a demonstration and a regression instrument, "

@@ -20,7 +20,12 @@ class Home:
 
     def data(self, suite: str) -> Path:
         """Datasets of a suite."""
-        return self.root / "data" / suite
+        return self.datasets / suite
+
+    @property
+    def datasets(self) -> Path:
+        """Datasets of all suites, a folder a suite."""
+        return self.root / "data"
 
     @property
     def llms(self) -> Path:

@@ -67,6 +67,11 @@ def _add_publish(commands: Any) -> None:
     _add_database(publish)
     publish.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
     publish.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
+    publish.add_argument(
+        "--media-from-home",
+        action="store_true",
+        help="show questions and pictures whose licence forbids it, too: for your own eyes only",
+    )
     publish.add_argument("--json", action="store_true", help="print a JSON object")
     add_places(publish)
 

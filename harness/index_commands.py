@@ -110,13 +110,22 @@ def publish(arguments: argparse.Namespace) -> int:
     home = find_home(arguments.home)
     pairs = arguments.pairs or _own_pairs()
     own = sorted(home.protocols.glob("*.toml"))
-    report = build_site(arguments.db or home.database, arguments.site, pairs, protocols=own)
+    report = build_site(
+        arguments.db or home.database,
+        arguments.site,
+        pairs,
+        protocols=own,
+        datasets=home.datasets,
+        local_media=arguments.media_from_home,
+    )
     if arguments.json:
         print(
             json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1)
         )
     else:
         print(f"{report.pages} pages, {spell_bytes(report.bytes)}: {report.index}")
+        if arguments.media_from_home:
+            print("For your own eyes: it shows what licences forbid to pass on. Do not publish it.")
     return 0
 
 

@@ -12,6 +12,8 @@ from harness.verify import Report
 from leaderboard.build import build_site
 
 SHOWN = 100
+MEDIA = "media/"
+"""Folder of a site that holds the pictures of task packs."""
 
 
 def verify_site(
@@ -20,6 +22,7 @@ def verify_site(
     pairs: Path | None,
     protocols: Sequence[Path] = (),
     progress: Callable[[int, int], None] | None = None,
+    datasets: Path | None = None,
 ) -> Report:
     """Build the site anew and compare.
 
@@ -29,6 +32,7 @@ def verify_site(
         pairs: pairs.toml, or None.
         protocols: files of protocols beside those that come with Eyechart.
         progress: called with (bundles read, bundles in all).
+        datasets: folder with a folder a suite, whose task packs the site's questions and pictures are from.
 
     Returns:
         At most one finding: the first page that differs, and its first line that does.
@@ -40,8 +44,14 @@ def verify_site(
     with tempfile.TemporaryDirectory(prefix="eyechart-verify-") as folder:
         database, fresh = Path(folder) / "fresh.duckdb", Path(folder) / "site"
         report = ingest(database, *roots, progress=progress)
-        build_site(database, fresh, pairs, protocols=protocols)
-        found = _compare(site, fresh)
+        # A site without pictures may have been built where no pack was, whatever lies here now.
+        tries = [datasets] if (site / MEDIA).is_dir() else [None, datasets]
+        found = None
+        for packs in dict.fromkeys(tries):
+            build_site(database, fresh, pairs, protocols=protocols, datasets=packs)
+            found = _compare(site, fresh)
+            if found is None:
+                break
     return Report(bundles={}, num_checked=report.num_bundles, findings=(found,) if found else ())
 
 
@@ -50,8 +60,12 @@ def _compare(site: Path, fresh: Path) -> IntegrityError | None:
         {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
         for root in (site, fresh)
     )
-    for name in sorted(mine.keys() | true.keys()):
+    names = mine.keys() | true.keys()
+    # Pictures first: without the packs every page of flips differs, and this says why.
+    for name in sorted(names, key=lambda n: (not n.startswith(MEDIA), n)):
         where = str(site / name)
+        if name.startswith(MEDIA) and (name in mine) != (name in true):
+            return _other_pictures(where)
         if name not in mine:
             return IntegrityError("page is missing", where=where)
         if name not in true:
@@ -62,6 +76,14 @@ def _compare(site: Path, fresh: Path) -> IntegrityError | None:
         if found != expected:
             return _first_line(where, found, expected)
     return None
+
+
+def _other_pictures(where: str) -> IntegrityError:
+    return IntegrityError(
+        "pictures are not those of the task packs here",
+        where=where,
+        fix="make the packs that the site was built with: `eyechart mini data`, `eyechart data pack`",
+    )
 
 
 def _first_line(where: str, found: bytes, expected: bytes) -> IntegrityError:

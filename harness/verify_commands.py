@@ -92,7 +92,7 @@ def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
 
     pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
     own = sorted(home.protocols.glob("*.toml"))
-    return _with_stage(lambda show: verify_site(arguments.path, roots, pairs, own, show))
+    return _with_stage(lambda show: verify_site(arguments.path, roots, pairs, own, show, home.datasets))
 
 
 def _with_stage(work: Callable[[Stage], Report]) -> Report:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
-from harness.files import write_atomic
 from leaderboard.board import board, board_page
 from leaderboard.changes import changes_pages
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
 from leaderboard.facts import Facts
+from leaderboard.flips import flip_pages, media_files
 from leaderboard.home import home_section
 from leaderboard.index import read_facts
 from leaderboard.kit import HERE, Kit, Maker, environment
 from leaderboard.pair_codes import pair_files
+from leaderboard.pair_page import pair_pages
 from leaderboard.profiles import encoder_page, methods_page, site_frame
 from leaderboard.sentences import REHEARSAL
 from leaderboard.shelf_page import shelf_pages
@@ -44,6 +45,9 @@ def build_site(
     pairs: Path | None = None,
     tasks_dir: Path | None = None,
     protocols: Sequence[Path] = (),
+    datasets: Path | None = None,
+    *,
+    local_media: bool = False,
 ) -> SiteReport:
     """Build the static site of everything in the index.
 
@@ -53,13 +57,16 @@ def build_site(
         pairs: pairs.toml, or None for no pair table.
         tasks_dir: folder with the task definitions; the repository's by default.
         protocols: files of protocols beside those that come with Eyechart.
+        datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
+        local_media: show what licences forbid, too, for a person's own eyes; every page says so.
 
     Raises:
         UsageError: `out` holds something that is no site.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
-    return write_site(render_site(read_facts(db, pairs, tasks_dir, protocols)), out)
+    facts = read_facts(db, pairs, tasks_dir, protocols, datasets, local_media=local_media)
+    return write_site(render_site(facts), out)
 
 
 def render_site(facts: Facts) -> dict[str, bytes]:
@@ -121,6 +128,9 @@ MAKERS: tuple[Maker, ...] = (
     shelf_pages,
     submit_pages,
     changes_pages,
+    pair_pages,
+    flip_pages,
+    media_files,
     _static_files,
 )
 """Who makes which part of the site."""
@@ -150,9 +160,7 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         raise ResourceError("cannot make the site's folder", where=str(out), found=str(error)) from error
     try:
         staging.chmod(0o755)
-        write_atomic(staging / MARKER, b"")
-        for name, data in sorted(files.items()):
-            write_atomic(staging / name, data)
+        _write_files(staging, {MARKER: b"", **files})
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
@@ -160,3 +168,14 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
     return SiteReport(pages=pages, bytes=sum(map(len, files.values())), index=out / "index.html")
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Plain writes: nobody reads the folder yet, and a site that a power cut takes can be made again."""
+    try:
+        for name, data in sorted(files.items()):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    except OSError as error:
+        raise ResourceError("cannot write the site", where=str(folder), found=str(error)) from error

@@ -11,6 +11,7 @@ from harness.stats import Interval
 from leaderboard.charts import SHAPE_OF_SIDE, Strip, score_scale, strip, ticks
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons, beats, errors_away
 from leaderboard.facts import Facts
+from leaderboard.task_samples import task_samples
 from leaderboard.views import (
     Cell,
     EncoderName,
@@ -243,6 +244,7 @@ def _task_section(compared: Comparisons, task: str) -> TaskSection:
         floors=tuple(r for r in rows if r.name.side == "floor"),
         dead=compared.dead(task) is not None,
         dead_words=dead_words(compared, task),
+        samples=task_samples(compared, task),
     )
 
 

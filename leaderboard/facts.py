@@ -13,6 +13,7 @@ from harness.pair_facts import Network, PairFact
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
 from harness.variance import SeedPool
+from leaderboard.sample_records import FlipSet, PackSample
 
 CellKey = tuple[str, str, str]
 """protocol, encoder, task."""
@@ -113,6 +114,12 @@ class Facts:
     agreements: tuple[Agreement, ...] = ()
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Encoder -> what its runs recorded of the network."""
+    flips: Mapping[tuple[str, str, str, str], FlipSet] = field(default_factory=dict)
+    """(protocol, task, a, b) -> flips of a declared pair whose both arms are complete there."""
+    samples: Mapping[tuple[str, str], Mapping[str, PackSample]] = field(default_factory=dict)
+    """(protocol, task) -> what its pack tells of the samples on pages; no entry: no pack is at hand."""
+    local_media: bool = False
+    """True for a site that shows what licences forbid, and says so on every page."""
 
     @property
     def contradictions(self) -> Mapping[tuple[str, str], tuple[str, ...]]:

@@ -29,6 +29,7 @@ from leaderboard.front_views import (
     ScatterRow,
     TaskForest,
 )
+from leaderboard.pair_names import pair_href
 from leaderboard.planes import PlaneInput, pair_plot, scatter
 from leaderboard.sentences import (
     NO_RESULT,
@@ -80,11 +81,6 @@ def home_section(compared: Comparisons, table: Board) -> Home:
 
 def _key(place: int) -> str:
     return _KEYS[place] if place < len(_KEYS) else str(place + 1)
-
-
-def pair_href(a: str, b: str) -> str:
-    """Page of a declared pair, its arms in the order of the declaration."""
-    return f"pairs/{page_name(f'{a}--{b}')}"
 
 
 def _label(compared: Comparisons, arms: Arms) -> str:

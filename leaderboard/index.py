@@ -24,6 +24,7 @@ from harness.store_files import read_error
 from harness.task import known_tasks, read_task
 from harness.variance import SeedPool
 from leaderboard.facts import Agreement, CellKey, Facts, Place, RunFacts, ScoreTable
+from leaderboard.sample_facts import with_samples
 
 _METRIC_COLUMNS = (
     "protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high",
@@ -39,7 +40,15 @@ _INPUT_COLUMNS = {
 }  # fmt: skip
 
 
-def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: Sequence[Path] = ()) -> Facts:
+def read_facts(
+    db: Path,
+    pairs: Path | None,
+    tasks_dir: Path | None,
+    protocols: Sequence[Path] = (),
+    datasets: Path | None = None,
+    *,
+    local_media: bool = False,
+) -> Facts:
     """Everything the pages need.
 
     Args:
@@ -47,15 +56,19 @@ def read_facts(db: Path, pairs: Path | None, tasks_dir: Path | None, protocols: 
         pairs: pairs.toml, or None.
         tasks_dir: folder of task definitions; the repository's by default.
         protocols: files of protocols beside those that come with Eyechart.
+        datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
+        local_media: show what licences forbid, too, for a person's own eyes.
 
     Raises:
         StoreBusyError, UsageError, IntegrityError: as `open_store`.
+        IntegrityError: a task pack is damaged.
         UsageError: a task definition, a protocol or pairs.toml is not valid.
     """
     others = {protocol.name: protocol for protocol in map(read_protocol, map(str, protocols))}
     connection = open_store(db)
     try:
-        return _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
+        facts = _read(connection, read_pairs(pairs) if pairs else (), tasks_dir, others)
+        return with_samples(connection, facts, datasets, local=local_media)
     except duckdb.Error as error:  # the queries are ours: what fails is the file
         raise read_error(db, error) from error
     finally:

@@ -39,6 +39,7 @@ def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
         num_encoders=len({r.encoder for r in facts.runs}),
         index_digest=facts.index_digest,
         board_href=board_href(compared[0].protocol) if compared else "",
+        local_media=facts.local_media,
     )
 
 

@@ -11,6 +11,7 @@ from harness.stats import Interval
 from leaderboard.charts import Scale, strip
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
 from leaderboard.compose import cell, difference_span, encoder_name, task_names, task_title, two_tasks
+from leaderboard.pair_names import pair_href
 from leaderboard.views import Difference, FloorMargin, PairRow
 from leaderboard.wording import (
     FLOOR_WORDS,
@@ -79,6 +80,7 @@ def _pair_row(
         first=first,
         second=second,
         differences=tuple(difference_view(compared, arms, t, d, scale) for t, d in found.items()),
+        href=pair_href(arms.pair.a, arms.pair.b),
     )
 
 

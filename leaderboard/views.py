@@ -11,6 +11,7 @@ from typing import Literal
 
 from leaderboard.charts import Strip, Tick
 from leaderboard.facts import Place
+from leaderboard.sample_views import TaskSamples
 
 CellState = Literal["scored", "incomplete", "not-run"]
 BEATS_BY = 5.0
@@ -175,6 +176,8 @@ class PairRow:
     """The classification arm, where the sides differ."""
     second: EncoderName
     differences: tuple[Difference, ...]
+    href: str
+    """The pair's own page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,6 +271,8 @@ class TaskSection:
     ticks: tuple[Tick, ...]
     dead: bool
     dead_words: str
+    samples: TaskSamples | None
+    """None where no ranked encoder is complete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,3 +307,5 @@ class Site:
     """sha256 over all bundle digests in the index: names the evidence, not the day."""
     board_href: str = ""
     """The first protocol's board; empty while nothing is measured."""
+    local_media: bool = False
+    """True where pages show what licences forbid to pass on."""

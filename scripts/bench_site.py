@@ -1,9 +1,10 @@
 """Time and weigh the site at sizes that nobody has measured yet: made-up encoders, no bundles.
 
-    python scripts/bench_site.py [--encoders 10000] [--naive 200]
+    python scripts/bench_site.py [--encoders 10000] [--naive 20]
 
-Prints the weight of a board of 1,000 rows, the time of a whole build, of a build after one more encoder, and of
-a plain build that asks the index and compiles the templates for every page, from a slice of the pages.
+Prints the weight of a board of 1,000 rows, the time of a whole build of many encoders, what one encoder more
+changes, and the time of a plain build, from a slice of its pages: one that compiles the templates and looks
+through all runs for every page.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from harness.records import InputSpec, Metric, PretrainStage, Source, Submission
 from harness.task import read_task
 from harness.variance import SeedPool
 from leaderboard.build import render_site
+from leaderboard.comparisons import Comparisons
 from leaderboard.facts import Facts, Place, RunFacts, ScoreTable
+from leaderboard.kit import Kit, environment
+from leaderboard.profiles import encoder_page, site_frame
 
 TASKS = ("probe", "digits", "vqa", "signs", "rec", "video")
 FLOORS = ("blind", "shuffled-image", "random-init")
@@ -59,11 +63,34 @@ def submission(name: str, number: int, floor: str | None = None) -> Submission:
     )
 
 
-def made_up(num_encoders: int) -> Facts:
-    """Facts of so many encoders and three floors on six tasks."""
+def made_up_run(number: int, name: str, task: str, seed: int, table: np.ndarray) -> RunFacts:
+    """One seed of one cell."""
+    return RunFacts(
+        run_key=f"{number:08x}{seed:x}{task}",
+        bundle_digest=f"{number:062x}{seed:02x}",
+        protocol="mini",
+        encoder=name,
+        task=task,
+        seed=seed,
+        value=float(table[seed].mean()),
+        num_expected=SAMPLES,
+        num_scored=SAMPLES,
+        num_unparsed=0,
+        num_error=0,
+        num_missing=0,
+        inputs={"task": "0" * 64, "engine": "hf"},
+        receipt={"frozen": True, "grid": [14, 14]},
+        environment={"cpu": "a processor", "cores": 16},
+        costs={"features": 40.0 + number % 91, "adapters and probes": 320.0 + number % 77},
+    )
+
+
+def made_up(num_encoders: int, more: int = 0) -> Facts:
+    """Facts of so many encoders and three floors on six tasks, and of `more` behind them."""
     rng = np.random.default_rng(0)
     names = {f"made-up-{n:05}": submission(f"made-up-{n:05}", n) for n in range(num_encoders)}
     names |= {f"floor-{f}": submission(f"floor-{f}", 0, f) for f in FLOORS}
+    names |= {f"later-{n}": submission(f"later-{n}", num_encoders + n) for n in range(more)}
     tasks = {f"eyechart_mini_{t}": read_task(f"eyechart_mini_{t}") for t in TASKS}
     ids, clusters = tuple(f"{i:04}" for i in range(SAMPLES)), np.arange(SAMPLES) // 2
     metrics, scores, runs, places = {}, {}, [], {}
@@ -86,17 +113,7 @@ def made_up(num_encoders: int) -> Facts:
                 places[key] = Place(
                     low=low, high=min(low + 9, num_encoders), groups=(1,), num_ranked=num_encoders
                 )
-            for seed in range(SEEDS):
-                runs.append(
-                    RunFacts(
-                        run_key=f"{number:08x}{seed:x}{task}", bundle_digest=f"{number:062x}{seed:02x}",
-                        protocol="mini", encoder=name, task=task, seed=seed, value=float(table[seed].mean()),
-                        num_expected=SAMPLES, num_scored=SAMPLES, num_unparsed=0, num_error=0, num_missing=0,
-                        inputs={"task": "0" * 64, "engine": "hf"}, receipt={"frozen": True, "grid": [14, 14]},
-                        environment={"cpu": "a processor", "cores": 16},
-                        costs={"features": 40.0 + number % 91, "adapters and probes": 320.0 + number % 77},
-                    )
-                )  # fmt: skip
+            runs += [made_up_run(number, name, task, seed, table) for seed in range(SEEDS)]
     return Facts(
         metrics=metrics,
         submissions=names,
@@ -115,18 +132,47 @@ def made_up(num_encoders: int) -> Facts:
     )
 
 
+def weigh() -> None:
+    """A board of 1,000 rows with all that its page loads."""
+    files = render_site(made_up(1000))
+    parts = ("boards/mini.html", "static/site.css", "static/sort.js", "static/board.js")
+    sizes = [len(gzip.compress(files[name], 9)) / 1e3 for name in parts]
+    print(f"board of 1,000 rows: {sum(sizes):.1f} kB gzipped (goal 200)")
+    for name, size in zip(parts, sizes, strict=True):
+        print(f"  {name}: {size:.1f} kB")
+
+
+def plainly(facts: Facts, count: int) -> float:
+    """Seconds an encoder's page takes whoever starts anew for each, over `count` of them."""
+    begun = time.process_time()
+    for encoder in sorted(facts.submissions)[:count]:
+        compared = Comparisons(facts, "mini")
+        kit = Kit(
+            facts=facts, compared=[compared], site=site_frame(facts, [compared]), environment=environment()
+        )
+        view = encoder_page(facts, [compared], encoder)
+        kit.page("encoder.html.j2", view.name.href, page=view)
+    return (time.process_time() - begun) / count
+
+
 def main() -> int:
+    """Print the figures; CPU seconds of one process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoders", type=int, default=10_000)
+    parser.add_argument("--naive", type=int, default=20, help="pages of the plain build")
     arguments = parser.parse_args()
-    facts = made_up(1000)
-    begun = time.perf_counter()
-    files = render_site(facts)
-    print(f"1,000 encoders: {len(files):,} files in {time.perf_counter() - begun:.1f} s")
-    page = "boards/mini.html"
-    for name in (page, "index.html", "static/site.css", "static/sort.js", "static/board.js"):
-        data = files[name]
-        print(f"  {name}: {len(data) / 1e3:,.0f} kB, {len(gzip.compress(data, 9)) / 1e3:,.1f} kB gzipped")
+    weigh()
+    many = made_up(arguments.encoders)
+    begun = time.process_time()
+    files = render_site(many)
+    ours = time.process_time() - begun
+    size = sum(map(len, files.values())) / 1e6
+    print(f"{arguments.encoders:,} encoders: {len(files):,} files, {size:,.0f} MB in {ours:.0f} s")
+    more = render_site(made_up(arguments.encoders, more=1))
+    changed = sum(files.get(name) != data for name, data in more.items())
+    print(f"one encoder more: {changed:,} of {len(more):,} files are new or changed")
+    plain = plainly(many, arguments.naive) * len(many.submissions)
+    print(f"a plain build: {plain:,.0f} s, from {arguments.naive} pages: {plain / ours:.1f} times (goal 5)")
     return 0
 
 

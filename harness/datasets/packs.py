@@ -70,7 +70,7 @@ def _samples(path: Path, task: Task, license_: str) -> Iterator[Row]:
                 yield {
                     "sample_id": name or prompts.sample_id(task, row),
                     "task": task.name,
-                    "question": _question(task, row),
+                    "question": question_of(task, row),
                     "references": list(prompts.references(task, row)),
                     "cluster": prompts.cluster(task, row, index),
                     "license": license_,
@@ -80,8 +80,16 @@ def _samples(path: Path, task: Task, license_: str) -> Iterator[Row]:
                 index += 1
 
 
-def _question(task: Task, row: Row) -> str:
-    """As a person asked it; RefCOCO's column `question` is an instruction that no task uses."""
+def question_of(task: Task, row: Row) -> str:
+    """As a person asked it, with the options that an answer's letter stands for; empty for a probe.
+
+    RefCOCO's column `question` is an instruction that no task uses.
+
+    Raises:
+        DatasetError: the row lacks a column.
+    """
     if task.kind == "probe":
         return ""
+    if task.kind == "choice":
+        return prompts.build_prompt(task, row).removesuffix(prompts.LETTER_REQUEST)
     return str(row["answer"] if task.cluster_key == "file_name" else row["question"])

@@ -46,6 +46,7 @@ NUM_PROBE_TRAIN, NUM_PROBE_TEST = 8_000, 2_000
 NUM_VQA = 1_250
 NUM_SIGNS = NUM_REC = NUM_VIDEO = 1_000
 NUM_DIGITS_TRAIN = 797
+VIDEO_SEED = 105
 NUM_MIXTURE, NUM_MIXTURE_CLIPS = 10_000, 1_500
 
 EXCHANGE = pa.struct([("kind", pa.string()), ("prompt", pa.string()), ("answer", pa.string())])
@@ -199,7 +200,7 @@ def _write_rec(writer: _Writer) -> None:
 def _write_video(writer: _Writer) -> None:
     rng = random.Random(derive_seed("mini-video"))
     rows = []
-    for i, clip in enumerate(sample_clips("test", NUM_VIDEO, seed=105)):
+    for i, clip in enumerate(sample_clips("test", NUM_VIDEO, seed=VIDEO_SEED)):
         choice = ask_clip(clip, rng)
         writer.clip(i, clip)
         rows.append(
