@@ -10,13 +10,19 @@ from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
 from harness.files import write_atomic
+from leaderboard.address import base_address
+from leaderboard.badges import badge_files
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
+from leaderboard.downloads import download_files
 from leaderboard.facts import Facts
+from leaderboard.feed import feed_files
 from leaderboard.index import read_facts
 from leaderboard.kit import HERE, Kit, Maker, environment
 from leaderboard.profiles import encoder_page, methods_page, protocol_section, site_frame
+from leaderboard.runs_page import runs_files
 from leaderboard.sentences import REHEARSAL
+from leaderboard.social import social_files
 
 MARKER = ".eyechart-site"
 """Names a folder as one that a build may replace; a folder without it is never emptied."""
@@ -30,6 +36,12 @@ class SiteReport:
     bytes: int
     """All files together, uncompressed."""
     index: Path
+    first: bool
+    """Whether no build stood at this place before."""
+    new: tuple[str, ...]
+    """Files that the build before had not; all of them in the first build."""
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 def build_site(
@@ -38,6 +50,7 @@ def build_site(
     pairs: Path | None = None,
     tasks_dir: Path | None = None,
     protocols: Sequence[Path] = (),
+    url: str = "",
 ) -> SiteReport:
     """Build the static site of everything in the index.
 
@@ -47,19 +60,29 @@ def build_site(
         pairs: pairs.toml, or None for no pair table.
         tasks_dir: folder with the task definitions; the repository's by default.
         protocols: files of protocols beside those that come with Eyechart.
+        url: address that the site will have, or empty: makes the feed's links and the preview's absolute.
 
     Raises:
-        UsageError: `out` holds something that is no site.
+        UsageError: `out` holds something that is no site, or `url` is no address.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
-    return write_site(render_site(read_facts(db, pairs, tasks_dir, protocols)), out)
+    address = base_address(url)
+    facts = read_facts(db, pairs, tasks_dir, protocols)
+    return write_site(render_site(facts, db, address), out)
 
 
-def render_site(facts: Facts) -> dict[str, bytes]:
-    """All files of the site by relative path."""
+def render_site(facts: Facts, database: Path | None = None, url: str = "") -> dict[str, bytes]:
+    """All files of the site by relative path; without `database` none of its tables as files."""
     compared = [Comparisons(facts, protocol) for protocol in _protocol_order(facts)]
-    kit = Kit(facts=facts, compared=compared, site=site_frame(facts, compared), environment=environment())
+    kit = Kit(
+        facts=facts,
+        compared=compared,
+        site=site_frame(facts, compared),
+        environment=environment(),
+        database=database,
+        url=url,
+    )
     files: dict[str, bytes] = {}
     for make in MAKERS:
         made = make(kit)
@@ -100,6 +123,11 @@ MAKERS: tuple[Maker, ...] = (
     _encoder_pages,
     _task_pages,
     _static_files,
+    badge_files,
+    feed_files,
+    download_files,
+    social_files,
+    runs_files,
 )
 """Who makes which part of the site."""
 
@@ -131,10 +159,26 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         write_atomic(staging / MARKER, b"")
         for name, data in sorted(files.items()):
             write_atomic(staging / name, data)
+        before = _files_of(out)
+        changed = tuple(n for n in sorted(files) if n in before and before[n].read_bytes() != files[n])
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
-    return SiteReport(pages=pages, bytes=sum(map(len, files.values())), index=out / "index.html")
+    return SiteReport(
+        pages=pages,
+        bytes=sum(map(len, files.values())),
+        index=out / "index.html",
+        first=not before,
+        new=tuple(sorted(files.keys() - before.keys())),
+        changed=changed,
+        removed=tuple(sorted(before.keys() - files.keys())),
+    )
+
+
+def _files_of(site: Path) -> dict[str, Path]:
+    """Plain files of an earlier build by relative path, without the marker."""
+    found = (p for p in site.rglob("*") if p.is_file() and not p.is_symlink())
+    return {p.relative_to(site).as_posix(): p for p in found if p.name != MARKER}

@@ -34,6 +34,7 @@ class RunFacts:
     num_unparsed: int
     num_error: int
     num_missing: int
+    tier: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Task, dataset, scorer and recipe digests, engine, dtype, LLM revision."""
     receipt: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +52,15 @@ class ScoreTable:
     """(samples,)"""
     scores: NDArray[np.float64]
     """(seeds, samples), fractions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRange:
+    """The places of a cell that the data leave open, 1 the best."""
+
+    low: int
+    high: int
+    num_ranked: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +86,8 @@ class Facts:
     set_aside: tuple[tuple[str, str], ...]
     """(path, reason) of bundles that are kept and do not count."""
     index_digest: str
+    """sha256 over the digests of the bundles that count."""
     contradictions: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Pair -> declared aspects that the records contradict; such a pair is shown and not pooled."""
-    """sha256 over the digests of the bundles that count."""
+    ranks: Mapping[CellKey, RankRange] = field(default_factory=dict)
+    """Ranked cells only: floors and self-reported rows have no place."""

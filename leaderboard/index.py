@@ -23,7 +23,7 @@ from harness.store import open_store
 from harness.store_files import read_error
 from harness.task import known_tasks, read_task
 from harness.variance import SeedPool
-from leaderboard.facts import CellKey, Facts, RunFacts, ScoreTable
+from leaderboard.facts import CellKey, Facts, RankRange, RunFacts, ScoreTable
 
 _METRIC_COLUMNS = (
     "protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high",
@@ -31,7 +31,7 @@ _METRIC_COLUMNS = (
 )  # fmt: skip
 _RUN_COLUMNS = (
     "run_key", "bundle_digest", "protocol", "encoder", "task", "seed", "value",
-    "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing",
+    "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing", "tier",
 )  # fmt: skip
 _INPUT_COLUMNS = {
     "task": "task_digest", "dataset": "dataset_digest", "scorer": "scorer_digest", "engine": "engine",
@@ -100,7 +100,18 @@ def _read(
         set_aside=tuple((a["path"], a["reason"]) for a in aside),
         index_digest=digest_json(sorted(r.bundle_digest for r in runs)),
         contradictions=_contradictions(pairs, runs, _submissions(connection)),
+        ranks=_ranks(connection),
     )
+
+
+def _ranks(connection: duckdb.DuckDBPyConnection) -> dict[CellKey, RankRange]:
+    rows = _rows(connection, "SELECT protocol, encoder, task, rank_low, rank_high, num_ranked FROM ranks")
+    return {
+        (r["protocol"], r["encoder"], r["task"]): RankRange(
+            low=r["rank_low"], high=r["rank_high"], num_ranked=r["num_ranked"]
+        )
+        for r in rows
+    }
 
 
 def _recipes(names: set[str], others: Mapping[str, Protocol]) -> dict[str, Protocol]:

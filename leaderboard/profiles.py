@@ -40,12 +40,11 @@ _MAX_DEPTH = 6
 
 def protocol_section(compared: Comparisons) -> ProtocolSection:
     """Everything the index says of one protocol."""
-    suite = compared.facts.suites[compared.protocol]
-    headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
+    said, more = headline(compared)
     return ProtocolSection(
         name=compared.protocol,
-        suite=suite,
-        answer=headline,
+        suite=compared.facts.suites[compared.protocol],
+        answer=said,
         answer_more=more,
         board=board(compared),
         weak=weak_words(compared),
@@ -53,6 +52,11 @@ def protocol_section(compared: Comparisons) -> ProtocolSection:
         scatter=scatter_figure(compared),
         pairs=pair_table(compared),
     )
+
+
+def headline(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
+    """The answer in one sentence, and what is to be said after it."""
+    return NO_RESULT if compared.facts.suites[compared.protocol] == REHEARSAL else answer(compared)
 
 
 def site_frame(facts: Facts, compared: Sequence[Comparisons]) -> Site:
