@@ -61,7 +61,7 @@ def _shown(text: str) -> str:
 def _text_width(text: str) -> int:
     """Pixels that Verdana at 11 px needs, rather more than less; letters beyond Latin take a full em."""
     widths = [
-        4.6 if c in _NARROW else 11.0 if c in _WIDE or ord(c) > 0x24F else 8.2 if c.isupper() else 7.1
+        5.0 if c in _NARROW else 11.0 if c in _WIDE or ord(c) > 0x24F else 8.2 if c.isupper() else 7.1
         for c in text
     ]
     return max(1, round(sum(widths)))

@@ -123,7 +123,7 @@ def row_entries(compared: Comparisons) -> list[Entry]:
         words = f"{kind}; {count_of(len(runs), 'run')}. {_cells(compared, encoder)}.{toy}{undated}"
         made.append(
             Entry(
-                title=f"{name.title}: {compared.protocol}",
+                title=f"{name.title}, protocol {compared.protocol}",
                 href=name.href,
                 updated=updated or NO_DATE,
                 category="row",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 from harness.errors import EyechartError, UsageError
 
@@ -24,7 +24,7 @@ _RELATIVE = re.compile(rb'(href|src)="(?![a-z]+:|[/#])')
 class SiteHandler(http.server.SimpleHTTPRequestHandler):
     """Files of one folder, which a build may replace meanwhile; no listings, 404.html for what is missing."""
 
-    extensions_map: ClassVar[dict[str, str]] = {
+    extensions_map = {  # noqa: RUF012  (the base class declares it)
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".atom": "application/atom+xml",
         ".js": "text/javascript",

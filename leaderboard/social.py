@@ -142,10 +142,17 @@ def _foot(draw: ImageDraw.ImageDraw, notice: str, counts: str) -> None:
     draw.rectangle((_LEFT, middle - 8, _LEFT + 16, middle + 8), fill=CLASSIFICATION)
     draw.text((_LEFT + 28, middle), "classification", font=small, fill=SOFT, anchor="lm")
     at = _LEFT + 28 + small.getlength("classification") + 30
-    draw.ellipse((at, middle - 9, at + 18, middle + 9), fill=CONTRASTIVE)
+    _disc(draw, round(at), middle - 9, 18)
     draw.text((at + 30, middle), "contrastive", font=small, fill=SOFT, anchor="lm")
     at += 30 + small.getlength("contrastive") + 34
     draw.text((at, middle), counts, font=small, fill=SOFT, anchor="lm")
+
+
+def _disc(draw: ImageDraw.ImageDraw, x: int, y: int, size: int) -> None:
+    """A disc with smooth edges, which `ellipse` does not give."""
+    large = Image.new("L", (8 * size, 8 * size))
+    ImageDraw.Draw(large).ellipse((0, 0, 8 * size - 1, 8 * size - 1), fill=255)
+    draw.bitmap((x, y), large.resize((size, size), Image.Resampling.BOX), fill=CONTRASTIVE)
 
 
 def _chart(draw: ImageDraw.ImageDraw) -> None:
