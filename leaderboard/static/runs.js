@@ -10,7 +10,7 @@
   var status = document.getElementById("runs-status");
   if (!data || !table || !data.rows) { return; }
 
-  var EXTRA = 8; /* rows drawn beyond each edge of the view */
+  var EXTRA = 4; /* rows drawn beyond each edge of the view */
   var NAMES = Array.prototype.map.call(table.tHead.rows[0].cells, function (header) {
     return header.getAttribute("data-column");
   });
@@ -24,6 +24,9 @@
   var shown = new Uint32Array(0);
   var state = { sort: "", down: false, filter: "" };
   var orders = {};
+  var lines = []; /* the rows drawn */
+  var later = 0;
+  var above = null, below = null;
 
   function hash(name, row) {
     var width = HASHES[name];
@@ -55,8 +58,12 @@
   }
 
   function sorted(name, down) {
-    var order = ascending(name);
-    if (!down) { return order; }
+    if (!down) { return ascending(name); }
+    if (!orders["-" + name]) { orders["-" + name] = descending(name, ascending(name)); }
+    return orders["-" + name];
+  }
+
+  function descending(name, order) {
     var known = total, turned = new Uint32Array(total), place = 0, start, end, i;
     if (isNumber(name)) { while (known > 0 && columns[name][order[known - 1]] === null) { known -= 1; } }
     var key = HASHES[name] ? function (row) { return hash(name, row); } :
@@ -123,53 +130,53 @@
     return text === "-0.0" ? "0.0" : text;
   }
 
-  function linked(cell, column, row) {
-    var link = document.createElement("a"), code = column.codes[row];
-    link.href = column.hrefs[code];
-    link.textContent = column.words[code];
-    cell.appendChild(link);
-  }
-
-  function makeRow(place) {
-    var row = shown[place], line = document.createElement("tr");
-    line.setAttribute("aria-rowindex", String(place + 2));
-    line.setAttribute("data-row", String(row));
+  /* An empty row. Rows are made once and filled again: that is half the work of making them anew. */
+  function makeRow() {
+    var line = document.createElement("tr");
     NAMES.forEach(function (name, number) {
-      var cell = document.createElement(number ? "td" : "th"), inner;
-      if (!number) { cell.scope = "row"; cell.className = "c-encoder"; }
-      if (isNumber(name)) {
-        var value = columns[name][row];
-        cell.className = "score";
-        if (name === "value") {
-          inner = document.createElement("span");
-          inner.className = value === null ? "absent" : "num";
-          inner.textContent = value === null ? "incomplete" : perCent(value);
-          cell.appendChild(inner);
-        } else {
-          cell.textContent = name === "seed" ? String(value) : value.toLocaleString("en-US");
-        }
-      } else if (HASHES[name]) {
-        cell.className = "hash";
-        inner = document.createElement("code");
-        inner.textContent = hash(name, row);
-        cell.appendChild(inner);
-      } else if (columns[name].hrefs) {
-        if (number) { cell.className = "c-" + name; }
-        linked(cell, columns[name], row);
-      } else {
-        cell.textContent = columns[name].words[columns[name].codes[row]];
-      }
+      var cell = document.createElement(number ? "td" : "th"), inner = null;
+      if (!number) { cell.scope = "row"; }
+      cell.className = isNumber(name) ? "score" : HASHES[name] ? "hash" : "c-" + name;
+      if (name === "value") { inner = document.createElement("span"); }
+      if (HASHES[name]) { inner = document.createElement("code"); }
+      if (columns[name].hrefs) { inner = document.createElement("a"); }
+      if (inner) { cell.appendChild(inner); }
+      (inner || cell).appendChild(document.createTextNode(""));
       line.appendChild(cell);
     });
     return line;
   }
 
-  function spacer(rows) {
+  function words(name, row) {
+    var value = columns[name][row];
+    if (name === "value") { return value === null ? "incomplete" : perCent(value); }
+    if (name === "seed") { return String(value); }
+    if (isNumber(name)) { return value < 1000 ? String(value) : value.toLocaleString("en-US"); }
+    return HASHES[name] ? hash(name, row) : columns[name].words[columns[name].codes[row]];
+  }
+
+  function fill(line, place) {
+    var row = shown[place];
+    line.setAttribute("aria-rowindex", String(place + 2));
+    line.setAttribute("data-row", String(row));
+    NAMES.forEach(function (name, number) {
+      var holder = line.cells[number].firstChild, text = words(name, row);
+      var node = holder.nodeType === 3 ? holder : holder.firstChild;
+      if (node.data !== text) { node.data = text; }
+      if (name === "value") { holder.className = columns.value[row] === null ? "absent" : "num"; }
+      if (columns[name].hrefs) {
+        holder.setAttribute("href", columns[name].hrefs[columns[name].codes[row]]);
+        holder.setAttribute("title", text); /* a long one is cut off */
+      }
+    });
+  }
+
+  /* Stands for the rows above or below those drawn. */
+  function makeSpacer() {
     var line = document.createElement("tr"), cell = document.createElement("td");
     line.className = "spacer";
     line.setAttribute("aria-hidden", "true");
     cell.colSpan = NAMES.length;
-    cell.style.height = rows * rowHeight + "px";
     line.appendChild(cell);
     return line;
   }
@@ -191,14 +198,20 @@
 
   function draw(force) {
     var from = Math.max(0, Math.floor(view.scrollTop / rowHeight) - EXTRA);
-    var to = Math.min(shown.length, Math.ceil((view.scrollTop + view.clientHeight) / rowHeight) + EXTRA);
+    /* While few rows are drawn the view is low; the style sheet lets it grow to this. */
+    var height = Math.max(view.clientHeight, Math.min(0.75 * window.innerHeight, 960));
+    var to = Math.min(shown.length, Math.ceil((view.scrollTop + height) / rowHeight) + EXTRA);
     from = Math.min(from, to);
     if (!force && from === drawn.from && to === drawn.to) { return; }
-    var was = focused(), lines = document.createDocumentFragment(), place;
-    if (from > 0) { lines.appendChild(spacer(from)); }
-    for (place = from; place < to; place += 1) { lines.appendChild(makeRow(place)); }
-    if (to < shown.length) { lines.appendChild(spacer(shown.length - to)); }
-    body.replaceChildren(lines);
+    var was = focused(), place;
+    while (lines.length < to - from) {
+      lines.push(makeRow());
+      body.insertBefore(lines[lines.length - 1], below);
+    }
+    while (lines.length > to - from) { lines.pop().remove(); }
+    for (place = from; place < to; place += 1) { fill(lines[place - from], place); }
+    above.cells[0].style.height = from * rowHeight + "px";
+    below.cells[0].style.height = (shown.length - to) * rowHeight + "px";
     drawn = { from: from, to: to };
     refocus(was);
   }
@@ -241,8 +254,14 @@
     update();
   }
 
+  function keep() {
+    window.clearTimeout(later);
+    window.history.replaceState(null, "", write());
+  }
+
   function press(name) {
     var first = isNumber(name);
+    keep();
     state.down = state.sort === name ? !state.down : first;
     state.sort = name;
     window.history.pushState(null, "", write());
@@ -258,12 +277,13 @@
   });
   input.addEventListener("input", function () {
     state.filter = input.value.trim();
-    window.history.replaceState(null, "", write());
     update();
+    /* Browsers refuse an address that changes with every key. */
+    window.clearTimeout(later);
+    later = window.setTimeout(keep, 300);
   });
   function resize() {
-    rowHeight = body.querySelector("tr:not(.spacer)") ?
-      body.querySelector("tr:not(.spacer)").getBoundingClientRect().height : rowHeight;
+    rowHeight = lines.length ? lines[0].getBoundingClientRect().height : rowHeight;
     draw(true);
   }
 
@@ -271,6 +291,9 @@
   view.classList.add("virtual");
   document.querySelector(".runs-tools").hidden = false;
   rowHeight = body.rows[0].getBoundingClientRect().height;
+  above = makeSpacer();
+  below = makeSpacer();
+  body.replaceChildren(above, below);
   view.addEventListener("scroll", function () { draw(false); }, { passive: true });
   window.addEventListener("resize", resize);
   window.addEventListener("popstate", read);
