@@ -16,8 +16,8 @@ from leaderboard.compose import encoder_name, task_title
 from leaderboard.kit import Kit
 from leaderboard.wording import page_name
 
-SERVED = 200
-"""Rows that the page holds itself."""
+WHOLE, SERVED = 500, 200
+"""The page holds up to WHOLE rows itself, and of more only the first SERVED: the script draws the rest."""
 RUNS_JS, RUNS_CSV = "data/runs.js", "data/all-runs.csv"
 _KEY_SHOWN, _DIGEST_SHOWN = 16, 12
 
@@ -73,7 +73,8 @@ def run_rows(kit: Kit) -> list[RunRow]:
 def runs_files(kit: Kit) -> dict[str, bytes]:
     """The page, its columns as a classic script, and its CSV."""
     rows = run_rows(kit)
-    page = kit.page("runs.html.j2", "runs.html", rows=rows[:SERVED], num_rows=len(rows), columns=COLUMNS)
+    served = rows if len(rows) <= WHOLE else rows[:SERVED]
+    page = kit.page("runs.html.j2", "runs.html", rows=served, num_rows=len(rows), columns=COLUMNS)
     return {"runs.html": page, RUNS_JS: runs_script(rows), RUNS_CSV: runs_csv(kit)}
 
 

@@ -1,5 +1,5 @@
-/* The table of all runs: sorts and filters the columns of data/runs.js and draws the rows in view.
-   Without it the page shows the rows it was served with. */
+/* The table of all runs: sorts and filters the columns of data/runs.js. Where the page was served with a part of
+   the rows only, those in view are drawn, all of one height; else all are. Without it the rows stay as served. */
 (function () {
   "use strict";
 
@@ -19,6 +19,7 @@
   var total = data.rows;
   var columns = data.columns;
   var body = table.tBodies[0];
+  var whole = body.rows.length === total;
   var rowHeight = 0;
   var drawn = { from: -1, to: -1 };
   var shown = new Uint32Array(0);
@@ -163,6 +164,13 @@
       var holder = line.cells[number].firstChild, text = words(name, row);
       var node = holder.nodeType === 3 ? holder : holder.firstChild;
       if (node.data !== text) { node.data = text; }
+      if (whole && isNumber(name)) {
+        if (columns[name][row] === null) {
+          line.cells[number].removeAttribute("data-value");
+        } else {
+          line.cells[number].setAttribute("data-value", columns[name][row]);
+        }
+      }
       if (name === "value") { holder.className = columns.value[row] === null ? "absent" : "num"; }
       if (columns[name].hrefs) {
         holder.setAttribute("href", columns[name].hrefs[columns[name].codes[row]]);
@@ -197,16 +205,18 @@
   }
 
   function draw(force) {
+    if (whole && !force) { return; }
     var from = Math.max(0, Math.floor(view.scrollTop / rowHeight) - EXTRA);
     /* While few rows are drawn the view is low; the style sheet lets it grow to this. */
     var height = Math.max(view.clientHeight, Math.min(0.75 * window.innerHeight, 960));
     var to = Math.min(shown.length, Math.ceil((view.scrollTop + height) / rowHeight) + EXTRA);
-    from = Math.min(from, to);
+    from = whole ? 0 : Math.min(from, to);
+    to = whole ? shown.length : to;
     if (!force && from === drawn.from && to === drawn.to) { return; }
     var was = focused(), place;
     while (lines.length < to - from) {
       lines.push(makeRow());
-      body.insertBefore(lines[lines.length - 1], below);
+      body.insertBefore(lines[lines.length - 1], whole ? null : below);
     }
     while (lines.length > to - from) { lines.pop().remove(); }
     for (place = from; place < to; place += 1) { fill(lines[place - from], place); }
@@ -287,15 +297,19 @@
     draw(true);
   }
 
-  table.classList.add("virtual");
-  view.classList.add("virtual");
   document.querySelector(".runs-tools").hidden = false;
-  rowHeight = body.rows[0].getBoundingClientRect().height;
   above = makeSpacer();
   below = makeSpacer();
-  body.replaceChildren(above, below);
-  view.addEventListener("scroll", function () { draw(false); }, { passive: true });
-  window.addEventListener("resize", resize);
+  if (whole) {
+    body.replaceChildren();
+  } else {
+    table.classList.add("virtual");
+    view.classList.add("virtual");
+    rowHeight = body.rows[0].getBoundingClientRect().height;
+    body.replaceChildren(above, below);
+    view.addEventListener("scroll", function () { draw(false); }, { passive: true });
+    window.addEventListener("resize", resize);
+  }
   window.addEventListener("popstate", read);
   window.addEventListener("hashchange", read);
   read();
