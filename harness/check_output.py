@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import xml.sax.saxutils
 from collections.abc import Sequence
 
+from harness.badge import AMBER, GREEN, GREY, RED, draw_badge
 from harness.digest import plain_json
 from harness.gate_records import CheckReport, TaskVerdict
 from harness.tables import text_table
@@ -20,11 +20,11 @@ WORDS = {
     "incomplete": "incomplete",
 }
 _COLOURS = {
-    "pass": "#2a7d3f",
-    "regression": "#b3261e",
-    "inconclusive": "#7a5c00",
-    "not-comparable": "#555555",
-    "incomplete": "#555555",
+    "pass": GREEN,
+    "regression": RED,
+    "inconclusive": AMBER,
+    "not-comparable": GREY,
+    "incomplete": GREY,
 }
 
 
@@ -206,16 +206,4 @@ def as_badge(report: CheckReport) -> str:
     if known:
         worst = min(known, key=lambda v: v.difference if v.difference is not None else 0.0)
         right += f" · {worst.task.removeprefix('eyechart_')} {points(worst.difference)} {span(worst)}"
-    widths = [round(6.6 * len(text)) + 12 for text in (left, right)]
-    full = sum(widths)
-    title, label = xml.sax.saxutils.escape(f"{left}: {right}"), xml.sax.saxutils.quoteattr(f"{left}: {right}")
-    texts = "".join(
-        f'<text x="{x}" y="14">{xml.sax.saxutils.escape(text)}</text>'
-        for x, text in ((6, left), (widths[0] + 6, right))
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{full}" height="20" role="img" aria-label={label}>'
-        f'<title>{title}</title><rect width="{widths[0]}" height="20" fill="#333"/>'
-        f'<rect x="{widths[0]}" width="{widths[1]}" height="20" fill="{_COLOURS[report.verdict]}"/>'
-        f'<g fill="#fff" font-family="Verdana,Geneva,sans-serif" font-size="11">{texts}</g></svg>\n'
-    )
+    return draw_badge(left, right, _COLOURS[report.verdict])

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,28 @@ PLACE = "path"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a folder that is to be small leaves out."""
+
+    rows: int
+    """Of a table; one with more is left out whole, before it is read."""
+    bytes: int
+    """Of a file; a larger one is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardFile:
+    """One file of an export."""
+
+    file: str
+    of: str
+    """The table or view."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoardReport:
     """What an export wrote."""
 
@@ -42,10 +64,18 @@ class BoardReport:
     num_tables: int
     num_rows: int
     num_bytes: int
+    files: tuple[BoardFile, ...]
+    left_out: tuple[str, ...]
+    """Files that the limits forbid; none without limits."""
 
 
-def export_board(db: Path, folder: Path) -> BoardReport:
+def export_board(db: Path, folder: Path, limits: Limits | None = None) -> BoardReport:
     """Write every table and view of the index into a new folder, which appears whole or not at all.
+
+    Args:
+        db: the DuckDB index.
+        folder: a new or empty one.
+        limits: what to leave out; index.json names it then.
 
     Raises:
         UsageError: no database, or the folder holds something.
@@ -58,22 +88,52 @@ def export_board(db: Path, folder: Path) -> BoardReport:
     connection = open_store(db)
     try:
         with _new_folder(folder) as unfinished:
-            files = [
-                entry
-                for name in _tables(connection)
-                for entry in _write_table(connection, db, name, unfinished)
-            ]
-            index = {"board_version": BOARD_VERSION, "store_version": STORE_VERSION, "files": files}
+            written, large = _split(_write_tables(connection, db, unfinished, limits), limits)
+            for left in large:
+                (unfinished / left).unlink(missing_ok=True)
+            index: dict[str, Any] = {"board_version": BOARD_VERSION, "store_version": STORE_VERSION}
+            index |= {"files": [asdict(f) for f in written]} | ({"left_out": large} if limits else {})
             write_json(unfinished / "index.json", index)
     finally:
         connection.close()
-    parts = [f for f in files if f["file"].endswith(f".{FORMATS[0]}")]
+    tables = {f.of: f.rows for f in written}
     return BoardReport(
         folder=folder,
-        num_tables=len(parts),
-        num_rows=sum(f["rows"] for f in parts),
-        num_bytes=sum(f["bytes"] for f in files),
+        num_tables=len(tables),
+        num_rows=sum(tables.values()),
+        num_bytes=sum(f.bytes for f in written),
+        files=tuple(written),
+        left_out=tuple(large),
     )
+
+
+def _write_tables(
+    connection: duckdb.DuckDBPyConnection, db: Path, folder: Path, limits: Limits | None
+) -> Iterator[BoardFile | str]:
+    """Files in the order of their tables; of a table with too many rows only the names."""
+    for name in _tables(connection):
+        if limits is not None and _count(connection, name) > limits.rows:
+            yield from (f"{name}.{form}" for form in FORMATS)
+        else:
+            yield from _write_table(connection, db, name, folder)
+
+
+def _split(found: Iterable[BoardFile | str], limits: Limits | None) -> tuple[list[BoardFile], list[str]]:
+    """Files to keep, and names of those to leave out."""
+    kept, left = [], []
+    for item in found:
+        if isinstance(item, str):
+            left.append(item)
+        elif limits is not None and item.bytes > limits.bytes:
+            left.append(item.file)
+        else:
+            kept.append(item)
+    return kept, left
+
+
+def _count(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
+    return int(row[0]) if row else 0
 
 
 @contextlib.contextmanager
@@ -100,10 +160,8 @@ def _tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [str(name) for (name,) in connection.execute(query).fetchall()]
 
 
-def _write_table(
-    connection: duckdb.DuckDBPyConnection, db: Path, name: str, folder: Path
-) -> list[dict[str, Any]]:
-    """One table or view in each format; what index.json says of each file."""
+def _write_table(connection: duckdb.DuckDBPyConnection, db: Path, name: str, folder: Path) -> list[BoardFile]:
+    """One table or view in each format."""
     columns = [str(row[0]) for row in connection.execute(f"DESCRIBE {name}").fetchall()]
     chosen = ", ".join(f'"{column}"' for column in columns if column != PLACE)
     first = folder / f"{name}.{FORMATS[0]}"
@@ -116,10 +174,9 @@ def _write_table(
     return entries
 
 
-def _write_file(
-    name: str, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
-) -> dict[str, Any]:
+def _write_file(name: str, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> BoardFile:
     with open(path, "xb") as file:
         num_rows = write_rows(path.suffix.removeprefix("."), file, schema, batches)
-    entry = {"file": path.name, "of": name, "rows": num_rows}
-    return {**entry, "bytes": path.stat().st_size, "sha256": digest_file(path)}
+    return BoardFile(
+        file=path.name, of=name, rows=num_rows, bytes=path.stat().st_size, sha256=digest_file(path)
+    )

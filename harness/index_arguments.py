@@ -11,10 +11,11 @@ from harness.records import TIERS
 
 
 def add_index(commands: Any) -> None:
-    """Add the commands that read bundles: ingest, query, publish, verify."""
+    """Add the commands that read bundles: ingest, query, publish, serve, verify."""
     _add_ingest(commands)
     _add_query(commands)
     _add_publish(commands)
+    _add_serve(commands)
     _add_verify(commands)
 
 
@@ -72,8 +73,31 @@ def _add_publish(commands: Any) -> None:
         action="store_true",
         help="show questions and pictures whose licence forbids it, too: for your own eyes only",
     )
+    _add_url(publish)
     publish.add_argument("--json", action="store_true", help="print a JSON object")
     add_places(publish)
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    text = "address that the site will have: makes the feed's links and the preview image's absolute"
+    parser.add_argument("--url", default="", metavar="ADDRESS", help=text)
+
+
+def _add_serve(commands: Any) -> None:
+    text = "show the site on this machine, and build it anew whenever the index changes"
+    serve = commands.add_parser("serve", help=text, description=text)
+    _add_database(serve)
+    serve.add_argument("--site", type=Path, default=Path("site"), help="folder of the site (default: site)")
+    serve.add_argument("--port", type=int, default=8000, help="port of 127.0.0.1 (default: 8000; 0: any)")
+    serve.add_argument(
+        "--results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of bundles to ingest first; may be given several times",
+    )
+    serve.add_argument("--pairs", type=Path, help="matched pairs (default: results/pairs.toml where it is)")
+    add_places(serve)
 
 
 def _add_verify(commands: Any) -> None:

@@ -7,10 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.home import RESULTS, find_home
 from harness.tables import spell_bytes
+
+if TYPE_CHECKING:
+    from leaderboard.build import SiteReport
 
 
 def ingest_results(arguments: argparse.Namespace) -> int:
@@ -117,20 +121,56 @@ def publish(arguments: argparse.Namespace) -> int:
         protocols=own,
         datasets=home.datasets,
         local_media=arguments.media_from_home,
+        url=arguments.url,
     )
     if arguments.json:
-        print(
-            json.dumps({"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}, indent=1)
-        )
+        facts = {"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}
+        changes = {name: list(getattr(report, name)) for name in ("new", "changed", "removed")}
+        print(json.dumps({**facts, "first": report.first, **changes}, indent=1))
     else:
-        print(f"{report.pages} pages, {spell_bytes(report.bytes)}: {report.index}")
+        print(spell_build(report))
         if arguments.media_from_home:
             print("For your own eyes: it shows what licences forbid to pass on. Do not publish it.")
     return 0
+
+
+def spell_build(report: SiteReport) -> str:
+    """A build in one line: pages, size, what changed, and the page to open."""
+    size = f"{report.pages} pages, {spell_bytes(report.bytes)}"
+    if report.first:
+        return f"{size}; the first build here: {report.index}"
+    counts = f"{len(report.new)} new, {len(report.changed)} changed, {len(report.removed)} removed"
+    return f"{size}; since the last build {counts}: {report.index}"
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Show the site until interrupted, and build it anew whenever the index changes."""
+    from harness.pairs import read_pairs
+    from harness.store import ingest
+    from leaderboard.build import build_site
+    from leaderboard.serve import serve_site
+
+    home = find_home(arguments.home)
+    database = arguments.db or home.database
+    pairs = arguments.pairs or _own_pairs()
+    if arguments.results:
+        ingest(database, *arguments.results, pairs=read_pairs(pairs) if pairs else ())
+
+    def build() -> str:
+        own = sorted(home.protocols.glob("*.toml"))
+        return spell_build(build_site(database, arguments.site, pairs, protocols=own))
+
+    serve_site(arguments.site, database, build, tell=_tell, port=arguments.port)
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "ingest": ingest_results,
     "query": query,
     "publish": publish,
+    "serve": serve,
 }

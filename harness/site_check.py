@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.errors import IntegrityError
+from harness.pairs import read_pairs
 from harness.store import ingest
 from harness.verify import Report
+from leaderboard.address import stated_address
 from leaderboard.build import build_site
 
 SHOWN = 100
 MEDIA = "media/"
 """Folder of a site that holds the pictures of task packs."""
+BINARY = {".parquet", ".png"}
+"""Files whose library's version moves their bytes."""
 
 
 def verify_site(
@@ -38,17 +42,19 @@ def verify_site(
         At most one finding: the first page that differs, and its first line that does.
 
     Raises:
-        UsageError: a root does not exist.
+        UsageError: a root does not exist, or the site names an address that is none.
         IntegrityError: a bundle is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="eyechart-verify-") as folder:
         database, fresh = Path(folder) / "fresh.duckdb", Path(folder) / "site"
-        report = ingest(database, *roots, progress=progress)
+        # A site shows the tables of the pairs too, and links to the address that it was published for.
+        declared = read_pairs(pairs) if pairs else ()
+        report = ingest(database, *roots, pairs=declared, progress=progress)
         # A site without pictures may have been built where no pack was, whatever lies here now.
         tries = [datasets] if (site / MEDIA).is_dir() else [None, datasets]
         found = None
         for packs in dict.fromkeys(tries):
-            build_site(database, fresh, pairs, protocols=protocols, datasets=packs)
+            build_site(database, fresh, pairs, protocols=protocols, datasets=packs, url=stated_address(site))
             found = _compare(site, fresh)
             if found is None:
                 break
@@ -73,6 +79,9 @@ def _compare(site: Path, fresh: Path) -> IntegrityError | None:
         if mine[name].is_symlink() or not mine[name].is_file():
             return IntegrityError("not a plain file", where=where)
         found, expected = mine[name].read_bytes(), true[name].read_bytes()
+        if found != expected and mine[name].suffix in BINARY:
+            versions = "the versions that downloads.html names, which move these bytes too"
+            return IntegrityError("bytes are not what the bundles give", where=where, fix=f"use {versions}")
         if found != expected:
             return _first_line(where, found, expected)
     return None

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
+from leaderboard.address import base_address
+from leaderboard.badges import badge_files
 from leaderboard.board import board, board_page
 from leaderboard.changes import changes_pages
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import task_names, task_page
+from leaderboard.downloads import download_files
 from leaderboard.facts import Facts
+from leaderboard.feed import feed_files
 from leaderboard.flips import flip_pages, media_files
 from leaderboard.home import home_section
 from leaderboard.index import read_facts
@@ -21,8 +25,10 @@ from leaderboard.kit import HERE, Kit, Maker, environment
 from leaderboard.pair_codes import pair_files
 from leaderboard.pair_page import pair_pages
 from leaderboard.profiles import encoder_page, methods_page, site_frame
+from leaderboard.runs_page import runs_files
 from leaderboard.sentences import REHEARSAL
 from leaderboard.shelf_page import shelf_pages
+from leaderboard.social import social_files
 from leaderboard.submit_page import submit_pages
 
 MARKER = ".eyechart-site"
@@ -37,6 +43,12 @@ class SiteReport:
     bytes: int
     """All files together, uncompressed."""
     index: Path
+    first: bool
+    """Whether no build stood at this place before."""
+    new: tuple[str, ...]
+    """Files that the build before had not; all of them in the first build."""
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 def build_site(
@@ -48,6 +60,7 @@ def build_site(
     datasets: Path | None = None,
     *,
     local_media: bool = False,
+    url: str = "",
 ) -> SiteReport:
     """Build the static site of everything in the index.
 
@@ -59,18 +72,20 @@ def build_site(
         protocols: files of protocols beside those that come with Eyechart.
         datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
         local_media: show what licences forbid, too, for a person's own eyes; every page says so.
+        url: address that the site will have, or empty: makes the feed's links and the preview's absolute.
 
     Raises:
-        UsageError: `out` holds something that is no site.
+        UsageError: `out` holds something that is no site, or `url` is no address.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
+    address = base_address(url)
     facts = read_facts(db, pairs, tasks_dir, protocols, datasets, local_media=local_media)
-    return write_site(render_site(facts), out)
+    return write_site(render_site(facts, db, address), out)
 
 
-def render_site(facts: Facts) -> dict[str, bytes]:
-    """All files of the site by relative path."""
+def render_site(facts: Facts, database: Path | None = None, url: str = "") -> dict[str, bytes]:
+    """All files of the site by relative path; without `database` none of its tables as files."""
     compared = [Comparisons(facts, protocol) for protocol in _protocol_order(facts)]
     kit = Kit(
         facts=facts,
@@ -78,6 +93,8 @@ def render_site(facts: Facts) -> dict[str, bytes]:
         boards=[board(c) for c in compared],
         site=site_frame(facts, compared),
         environment=environment(),
+        database=database,
+        url=url,
     )
     files: dict[str, bytes] = {}
     for make in MAKERS:
@@ -132,6 +149,11 @@ MAKERS: tuple[Maker, ...] = (
     flip_pages,
     media_files,
     _static_files,
+    badge_files,
+    feed_files,
+    download_files,
+    social_files,
+    runs_files,
 )
 """Who makes which part of the site."""
 
@@ -161,13 +183,29 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
     try:
         staging.chmod(0o755)
         _write_files(staging, {MARKER: b"", **files})
+        before = _files_of(out)
+        changed = tuple(n for n in sorted(files) if n in before and before[n].read_bytes() != files[n])
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
-    return SiteReport(pages=pages, bytes=sum(map(len, files.values())), index=out / "index.html")
+    return SiteReport(
+        pages=pages,
+        bytes=sum(map(len, files.values())),
+        index=out / "index.html",
+        first=not before,
+        new=tuple(sorted(files.keys() - before.keys())),
+        changed=changed,
+        removed=tuple(sorted(before.keys() - files.keys())),
+    )
+
+
+def _files_of(site: Path) -> dict[str, Path]:
+    """Plain files of an earlier build by relative path, without the marker."""
+    found = (p for p in site.rglob("*") if p.is_file() and not p.is_symlink())
+    return {p.relative_to(site).as_posix(): p for p in found if p.name != MARKER}
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -18,6 +18,10 @@ SCORES = "Scores"
 _DATED = re.compile(r"\[?(?P<version>.+?)\]?(?:\s+[-–—]\s+|\s+\()(?P<date>\d{4}-\d{2}-\d{2})\)?")
 
 
+HEADING = 90
+"""Characters of an entry's heading."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreChange:
     """One entry under **Scores**."""
@@ -31,6 +35,12 @@ class ScoreChange:
     text: str
     """Plain text, a line a paragraph or row."""
     blocks: tuple[Block, ...]
+
+    @property
+    def heading(self) -> str:
+        """What changed, in a line: how the entry begins."""
+        words = " ".join(self.text.split())
+        return words if len(words) <= HEADING else words[:HEADING].rsplit(" ", 1)[0] + " …"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

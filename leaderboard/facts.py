@@ -36,6 +36,7 @@ class RunFacts:
     num_unparsed: int
     num_error: int
     num_missing: int
+    tier: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Task, dataset, scorer and recipe digests, engine, dtype, LLM revision."""
     receipt: Mapping[str, Any] = field(default_factory=dict)

@@ -32,11 +32,9 @@ from leaderboard.front_views import (
 from leaderboard.pair_names import pair_href
 from leaderboard.planes import PlaneInput, pair_plot, scatter
 from leaderboard.sentences import (
-    NO_RESULT,
-    REHEARSAL,
     Arms,
-    answer,
     difference_view,
+    headline,
     pair_rows,
     pairs_here,
     pooled_words,
@@ -52,7 +50,7 @@ KEYS_UP_TO = 100
 def home_section(compared: Comparisons, table: Board) -> Home:
     """Everything the start page says of one protocol."""
     suite = compared.facts.suites[compared.protocol]
-    headline, more = NO_RESULT if suite == REHEARSAL else answer(compared)
+    said, more = headline(compared)
     arms = pairs_here(compared)
     crossing = [a for a in arms if a.crosses]
     names = task_names(compared)
@@ -64,7 +62,7 @@ def home_section(compared: Comparisons, table: Board) -> Home:
         name=compared.protocol,
         suite=suite,
         board_href=board_href(compared.protocol),
-        answer=headline,
+        answer=said,
         answer_more=more,
         num_pairs=sum(any(found[a, t] is not None for t in names) for a in crossing),
         pairs=pair_figure(compared, crossing),

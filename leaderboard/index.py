@@ -32,7 +32,7 @@ _METRIC_COLUMNS = (
 )  # fmt: skip
 _RUN_COLUMNS = (
     "run_key", "bundle_digest", "protocol", "encoder", "task", "seed", "value",
-    "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing",
+    "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing", "tier",
 )  # fmt: skip
 _INPUT_COLUMNS = {
     "task": "task_digest", "dataset": "dataset_digest", "scorer": "scorer_digest", "engine": "engine",

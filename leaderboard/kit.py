@@ -27,12 +27,17 @@ class Kit:
     environment: Environment
     boards: Sequence[Board] = ()
     """Of each protocol, in the same order."""
+    database: Path | None = None
+    """The index itself, for what is copied out of it; None where only facts are at hand."""
+    url: str = ""
+    """Address of the hosted site, with a slash at its end; empty for a site that knows none."""
 
     def page(self, template: str, href: str, **values: object) -> bytes:
         """A page as UTF-8; `root` leads from `href` back to the site's top, so that file:// works."""
-        root = "../" * href.count("/")
+        # A host shows 404.html in place of whatever page is missing, however deep: only its address helps.
+        root = self.url if self.url and href == "404.html" else "../" * href.count("/")
         text = self.environment.get_template(template).render(
-            site=self.site, root=root, here=href, beats_by=f"{BEATS_BY:g}", **values
+            site=self.site, root=root, here=href, url=self.url, beats_by=f"{BEATS_BY:g}", **values
         )
         return text.encode()
 
@@ -59,6 +64,7 @@ def environment() -> Environment:
         thousands=lambda n: f"{n:,}",
         millions=wording.millions,
         for_sorting=lambda x: f"{x:.6g}",
+        megabytes=lambda n: f"{n / 1e6:g} MB",
     )
     made.globals.update(
         range_of=wording.range_of, points_range=wording.points_range, count_of=wording.count_of

@@ -159,6 +159,11 @@ def pooled_words(
     return f"{lead}. Classification less contrastive, the pair as the unit: {'; '.join(effects)}."
 
 
+def headline(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
+    """The answer in one sentence, and what is to be said after it."""
+    return NO_RESULT if compared.facts.suites[compared.protocol] == REHEARSAL else answer(compared)
+
+
 def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
     """The headline sentence, and one more for each other kind of classification arm.
 

