@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON_IN := .venv/bin/python
 EYECHART := .venv/bin/eyechart
 
-.PHONY: help setup setup-vllm demo rehearsal example-gate bench-stats statistics test test-slow test-vllm check lint types reproduce golden mini-train pins pins-cuda format clean
+.PHONY: help setup setup-vllm setup-site demo rehearsal example-gate bench-stats statistics test test-slow test-vllm test-site check lint types reproduce golden screenshot mini-train pins pins-cuda format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ setup: ## make .venv (idempotent; CPU or CUDA by what the machine has)
 
 setup-vllm: setup ## add vLLM to .venv (its CPU build without a GPU), for --engine vllm
 	@bash scripts/setup-vllm.sh
+
+setup-site: setup ## add Playwright to .venv and a browser to the machine, for the tests of the site
+	@bash scripts/setup-site.sh
 
 demo: setup ## evaluate one checkpoint on the mini suite and build the site
 	@$(EYECHART) demo
@@ -39,6 +42,9 @@ test-slow: setup ## the tests that take minutes
 test-vllm: setup-vllm ## start the real vLLM and compare it with the reference engine (minutes)
 	@$(PYTHON_IN) -m pytest -v -m vllm
 
+test-site: setup-site ## open the site in a real browser: axe-core, layout, keyboard, hostile texts, pictures
+	@$(PYTHON_IN) -m pytest -q -m site tests/site
+
 check: lint types test ## all guards: ruff, mypy, layers, house rules, fast tests
 
 lint: setup
@@ -53,18 +59,21 @@ reproduce: setup ## make the results of record again and compare (hours of CPU)
 golden: setup ## write tests/golden anew; read the difference before committing it
 	@$(PYTHON_IN) -m pytest -q -m golden --write-golden
 
+screenshot: setup-site ## take docs/site.png, the README's picture of the site, anew
+	@$(PYTHON_IN) scripts/readme_screenshot.py
+
 mini-train: setup ## train the mini zoo and the mini LLM again (hours of CPU)
 	@$(EYECHART) mini train
 
 format: setup ## format the code
 	@$(PYTHON_IN) -m ruff format .
 
-pins: setup ## write constraints.txt anew from .venv
+pins: setup-site ## write constraints.txt anew from .venv
 	@bash scripts/pins.sh
 
 pins-cuda: ## resolve constraints-cuda.txt anew (asks the package index, installs nothing)
 	@bash scripts/pins_cuda.sh
 
 clean: ## remove caches and built outputs, keep .venv
-	@rm -rf .eyechart site site-rehearsal build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf .eyechart site site-rehearsal site-screenshots build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find harness leaderboard tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,10 @@ if [[ -f .venv/.eyechart-vllm-stamp ]]; then
     echo "pins: .venv holds vLLM too, which is no part of the pins. Run \`rm -rf .venv; make setup\` first." >&2
     exit 2
 fi
+if [[ ! -f .venv/.eyechart-site-stamp ]]; then
+    echo "pins: .venv lacks what \`make test-site\` needs, which is part of the pins. Run \`make setup-site\` first." >&2
+    exit 2
+fi
 {
     echo "# The exact versions that Eyechart was tested with (Python 3.11). scripts/setup.sh installs under these;"
     echo "# \`make pins\` writes the file anew from .venv. torch is the plain version: its CPU and CUDA builds share it."

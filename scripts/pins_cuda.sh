@@ -11,7 +11,7 @@ trap 'rm -rf "$place"' EXIT
 "$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.13"
 # --no-config and no PIP_* or UV_*: a machine's own index must not leak into the file.
 env -i PATH="$PATH" HOME="$place" ${SSL_CERT_FILE:+SSL_CERT_FILE="$SSL_CERT_FILE"} \
-    "$place/venv/bin/uv" pip compile pyproject.toml --extra run --extra dev --constraint constraints.txt \
+    "$place/venv/bin/uv" pip compile pyproject.toml --extra run --extra dev --extra site --constraint constraints.txt \
     --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-python-downloads \
     --no-config --no-cache --no-header --no-annotate --quiet --output-file "$place/found.txt" >/dev/null
 {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,12 @@ def write_runs(
     scorer: str = HEX,
     cluster_size: int = 3,
     of: Submission | None = None,
+    said_by_it: Sequence[str] = ("yes",),
+    receipt: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> list[Path]:
-    """One bundle a row of `scores`; `status` is that of each first sample."""
+    """One bundle a row of `scores`; `status` is of each first sample, `said_by_it` the answers in turn."""
     paths = []
     for number, row in enumerate(scores):
         rows = [
@@ -69,7 +74,8 @@ def write_runs(
             rows[0] = dataclasses.replace(rows[0], score=null, status=status)  # type: ignore[arg-type]
         said = status if status in {"error", "missing"} else "scored"
         answers = [
-            Answer(sample_id=s.sample_id, prompt_hash=prompt, answer="yes", status="scored") for s in rows
+            Answer(sample_id=s.sample_id, prompt_hash=prompt, answer=text, status="scored")
+            for s, text in zip(rows, itertools.cycle(said_by_it))
         ]
         answers[0] = dataclasses.replace(answers[0], status=said)  # type: ignore[arg-type]
         run = Run(
@@ -91,6 +97,9 @@ def write_runs(
             counts=count_scores(rows),
         )
         run = dataclasses.replace(run, **changes)
-        written = write_bundle(root, run, answers, {"frozen": True}, {}, scores=rows, scorer_digest=scorer)
+        proof = {"frozen": True} if receipt is None else dict(receipt)
+        written = write_bundle(
+            root, run, answers, proof, dict(environment or {}), scores=rows, scorer_digest=scorer
+        )
         paths.append(written)
     return paths

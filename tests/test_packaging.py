@@ -24,7 +24,7 @@ def test_core_is_torch_free():
 
 def test_extras_are_those_of_the_design():
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"run", "vllm", "ray", "dev"}
+    assert set(extras) == {"run", "vllm", "ray", "site", "dev"}
     assert HEAVY - {"vllm", "ray"} <= names(extras["run"])
 
 
@@ -45,7 +45,7 @@ def test_every_direct_requirement_is_pinned():
         if "==" in line
     }
     extras = PYPROJECT["project"]["optional-dependencies"]
-    wanted = names([*PYPROJECT["project"]["dependencies"], *extras["run"], *extras["dev"]])
+    wanted = names([*PYPROJECT["project"]["dependencies"], *extras["run"], *extras["dev"], *extras["site"]])
     missing = {n for n in wanted if re.sub(r"[-_.]+", "-", n).lower() not in pinned}
     assert not missing, f"`make pins` after installing {sorted(missing)}"
 
@@ -69,7 +69,9 @@ def test_data_files_are_packaged(tracked_files):
     assert not left, f"add to package-data in pyproject.toml: {left}"
 
 
-@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/pins.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/setup.sh", "scripts/setup-site.sh", "scripts/pins.sh", ".ci/run"]
+)
 def test_scripts_parse_and_stop_at_the_first_failure(script):
     done = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

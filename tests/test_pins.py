@@ -32,7 +32,7 @@ def pins(name):
 
 def wishes():
     extras = PROJECT["optional-dependencies"]
-    texts = [*PROJECT["dependencies"], *extras["run"], *extras["dev"]]
+    texts = [*PROJECT["dependencies"], *extras["run"], *extras["dev"], *extras["site"]]
     return {canonicalize_name(r.name): r for r in map(Requirement, texts)}
 
 
