@@ -158,7 +158,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     def build() -> str:
         own = sorted(home.protocols.glob("*.toml"))
-        return spell_build(build_site(database, arguments.site, pairs, protocols=own))
+        report = build_site(database, arguments.site, pairs, protocols=own, datasets=home.datasets)
+        return spell_build(report)
 
     serve_site(arguments.site, database, build, tell=_tell, port=arguments.port)
     return 0
