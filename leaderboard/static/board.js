@@ -26,12 +26,14 @@
 
   /* ---- state: what differs from the page as served, and nothing else ---- */
 
+  function amount(text) { return text && isFinite(Number(text)) ? text : ""; }
+
   function read() {
     var asked = new URLSearchParams(location.hash.slice(1));
     var hidden = (asked.get("hide") || "").split(",").filter(function (c) { return columns.indexOf(c) > -1; });
     var sort = asked.get("sort");
     return {
-      q: asked.get("q") || "", min: asked.get("min") || "", max: asked.get("max") || "",
+      q: asked.get("q") || "", min: amount(asked.get("min")), max: amount(asked.get("max")),
       by: asked.get("by") || "", source: asked.get("source") || "", tier: asked.get("tier") || "",
       complete: asked.get("complete") === "1", hide: hidden,
       sort: columns.indexOf(sort) > -1 ? sort : standard,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 
 import duckdb
 import numpy as np
@@ -19,9 +20,17 @@ BOARD = "boards/mini.html"
 SHOWN = """() => Array.from(document.querySelectorAll("#board tbody tr[data-id]")).filter(r => !r.hidden)
   .map(r => r.getAttribute("data-id"))"""
 CELLS = """() => Object.fromEntries(Array.from(document.querySelectorAll("#board tbody tr[data-id]"))
-  .filter(r => !r.hidden).map(r => [r.getAttribute("data-id"),
-  Array.from(r.querySelectorAll("td.score")).map(c => (c.querySelector(".rank") || {}).textContent || "")]))"""
+  .filter(r => !r.hidden).map(r => [r.getAttribute("data-id"), Array.from(r.querySelectorAll("td.score"))
+  .map(c => (c.querySelector(".rank") || {}).textContent || "")]))"""
 TASKS = """() => Array.from(document.querySelectorAll("#board thead th.score")).map(h => h.dataset.column)"""
+
+
+def until(page, expression):
+    """Wait for an expression to be true; the page's policy forbids playwright's own polling of strings."""
+    deadline = time.monotonic() + 10
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
 
 
 def ask(db, sql, *parameters):
@@ -64,12 +73,13 @@ def test_a_search_leaves_its_rows_and_ranks_them_anew(browser, of_record):
         page = visitor.open(BOARD)
         served = page.evaluate(CELLS)
         page.fill("#f-q", "resnet")
-        page.wait_for_function("document.querySelector('#board .rank').textContent.includes('·')")
+        until(page, "document.querySelector('#board .rank').textContent.includes('·')")
         shown = page.evaluate(SHOWN)
         assert set(shown) == {e for e in served if "resnet" in e} and 2 < len(shown) < len(served)
-        page.wait_for_function(
+        until(
+            page,
             "Array.from(document.querySelectorAll('#board tr[data-id]:not([hidden]) .rank'))"
-            ".every(s => s.textContent.includes('·'))"
+            ".every(s => s.textContent.includes('·'))",
         )
         cells = page.evaluate(CELLS)
         for column, task in enumerate(page.evaluate(TASKS)):
@@ -79,7 +89,7 @@ def test_a_search_leaves_its_rows_and_ranks_them_anew(browser, of_record):
         # Floors stay: they are what every row is held against.
         assert page.is_visible("text=Floor: blind")
         page.click("#f-reset")
-        page.wait_for_function("location.hash.length < 2")
+        until(page, "location.hash.length < 2")
         assert page.evaluate(CELLS) == served
         visitor.listen()
         assert not visitor.complaints
@@ -155,7 +165,7 @@ def test_the_address_holds_everything_and_the_back_button_works(browser, of_reco
         page.uncheck("#c-cost")
         page.click("#board thead th[data-column='eyechart_mini_probe'] button")
         page.click("#board thead th[data-column='eyechart_mini_probe'] button")
-        page.wait_for_function("location.hash.includes('ascending')")
+        until(page, "location.hash.includes('ascending')")
         address, shown = page.url, page.evaluate(SHOWN)
         assert not page.is_visible("#board th.cost") and not page.is_visible("#board td.cost >> nth=0")
         with visiting(browser, of_record.folder) as other:

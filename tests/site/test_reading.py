@@ -17,7 +17,8 @@ TEXT = """Array.from(document.querySelectorAll("table")).map(t => Array.from(t.r
   r => Array.from(r.cells).map(c => c.innerText.replace(/\\s+/g, " ").trim())))"""
 BOARDS = """Array.from(document.querySelectorAll("table.board")).map(t => ({
   caption: t.caption.textContent,
-  heads: Array.from(t.tHead.rows[0].cells).map(c => c.textContent.replace(/\\s+/g, " ").trim()),
+  heads: Array.from(t.tHead.rows[0].cells).map(
+    c => (c.querySelector("span:not(.note), a") || c).textContent.replace(/\\s+/g, " ").trim()),
   rows: Array.from(t.rows).filter(r => r.cells[0].querySelector("a")).map(r => ({
     href: r.cells[0].querySelector("a").getAttribute("href"),
     cells: Array.from(r.cells).map(c => ({
@@ -62,7 +63,7 @@ def _expected(cell: tuple[float | None, ...] | None) -> tuple[str, str, str]:
         return "", "", "not run"
     value, low, high, done, expected = cell
     if value is None or low is None or high is None:
-        return "", "", f"incomplete ({done:,} of {expected:,})"
+        return "", "", f"{'partial' if done else 'failed'} ({done:,} of {expected:,})"
     return _shown(value), f"[{_shown(low)}\N{EN DASH}{_shown(high)}]", ""
 
 
