@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -182,9 +183,10 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         raise ResourceError("cannot make the site's folder", where=str(out), found=str(error)) from error
     try:
         staging.chmod(0o755)
-        _write_files(staging, {MARKER: b"", **files})
         before = _files_of(out)
-        changed = tuple(n for n in sorted(files) if n in before and before[n].read_bytes() != files[n])
+        same = {name for name in files.keys() & before.keys() if before[name].read_bytes() == files[name]}
+        _write_files(staging, {MARKER: b"", **files}, {name: before[name] for name in same})
+        changed = tuple(sorted(files.keys() & before.keys() - same))
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
@@ -208,12 +210,19 @@ def _files_of(site: Path) -> dict[str, Path]:
     return {p.relative_to(site).as_posix(): p for p in found if p.name != MARKER}
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Plain writes: nobody reads the folder yet, and a site that a power cut takes can be made again."""
+def _write_files(folder: Path, files: Mapping[str, bytes], same: Mapping[str, Path]) -> None:
+    """Plain writes: nobody reads the folder yet, and a site that a power cut takes can be made again.
+
+    A file of `same` is taken over from the last build, its time with it, so that what copies the site
+    elsewhere carries only what changed.
+    """
     try:
         for name, data in sorted(files.items()):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            if name in same:
+                os.link(same[name], path)
+            else:
+                path.write_bytes(data)
     except OSError as error:
         raise ResourceError("cannot write the site", where=str(folder), found=str(error)) from error

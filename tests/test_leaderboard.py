@@ -567,6 +567,15 @@ def test_an_old_site_is_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+def test_what_did_not_change_is_taken_over(tmp_path):
+    write_site({"index.html": b"1", "a/same.html": b"1"}, tmp_path / "s")
+    old = (tmp_path / "s" / "a" / "same.html").stat()
+    report = write_site({"index.html": b"2", "a/same.html": b"1"}, tmp_path / "s")
+    new = (tmp_path / "s" / "a" / "same.html").stat()
+    assert (new.st_mtime_ns, new.st_ino, new.st_nlink) == (old.st_mtime_ns, old.st_ino, 1)
+    assert (report.new, report.changed, report.removed) == ((), ("index.html",), ())
+
+
 def test_scales():
     scale = charts.score_scale()
     assert (scale.at(0), scale.at(1), scale.at(2), scale.at(-1)) == ("1.50%", "98.50%", "98.50%", "1.50%")
