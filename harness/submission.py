@@ -358,12 +358,13 @@ def write_manifest(sub: Submission, path: Path) -> None:
         SubmissionError, UnsafeInputError: the record would not be valid as a manifest.
         ResourceError: see `files.write_atomic`.
     """
-    data = _manifest_text(sub).encode("utf-8")
+    data = manifest_text(sub).encode("utf-8")
     parse_submission(data, path)
     write_atomic(path, data)
 
 
-def _manifest_text(sub: Submission) -> str:
+def manifest_text(sub: Submission) -> str:
+    """The manifest of a submission, as `write_manifest` writes it; nothing is checked."""
     lines = [f"schema = {SCHEMA_VERSION}"]
     texts = ("id", "title", "authors", "links", "license", "contamination", "architecture")
     lines += [f"{key} = {spell_toml(getattr(sub, key))}" for key in texts]

@@ -221,8 +221,15 @@ def _write_files(folder: Path, files: Mapping[str, bytes], same: Mapping[str, Pa
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if name in same:
-                os.link(same[name], path)
+                _take_over(same[name], path)
             else:
                 path.write_bytes(data)
     except OSError as error:
         raise ResourceError("cannot write the site", where=str(folder), found=str(error)) from error
+
+
+def _take_over(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # a file system without links
+        shutil.copy2(old, new)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 from harness.records import Protocol, Submission
+from harness.submission import manifest_text
 from leaderboard.board import board_href
 from leaderboard.charts import score_scale, ticks
 from leaderboard.comparisons import Comparisons
@@ -26,6 +29,7 @@ from leaderboard.views import (
 )
 from leaderboard.wording import page_name, web_link
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_DEPTH = 6
 """Nesting of a receipt that is unfolded into labels; anything deeper is printed as JSON."""
 
@@ -52,6 +56,8 @@ def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) ->
         links=tuple(Fact(label="Link", value=link, href=web_link(link)) for link in submission.links),
         pretraining=tuple(Pretraining(**asdict(stage)) for stage in submission.pretraining),
         sections=tuple(_section(c, encoder) for c in compared if encoder in c.encoders),
+        manifest=manifest_text(submission),
+        fetched=bool(_COMMIT.fullmatch(submission.source.revision)),
     )
 
 
@@ -70,7 +76,17 @@ def _section(compared: Comparisons, encoder: str) -> EncoderSection:
         costs=_costs(runs),
         receipts=_receipts(runs),
         machines=_machines(runs),
+        command=_command(facts.submissions[encoder], compared.protocol, runs),
     )
+
+
+def _command(submission: Submission, protocol: str, runs: Sequence[RunFacts]) -> str:
+    """The command that makes these runs again; seeds are the protocol's."""
+    engines = sorted({r.inputs.get("engine", "") for r in runs} & {"hf", "vllm"})
+    words = ["eyechart", "run", "submission.toml", "--protocol", protocol]
+    words += ["--engine", engines[0]] if len(engines) == 1 else []
+    words += ["--allow-local-code"] if submission.source.kind == "python" else []
+    return shlex.join(words)
 
 
 def _seed_cell(facts: Facts, run: RunFacts) -> SeedCell:

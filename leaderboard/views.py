@@ -240,6 +240,8 @@ class EncoderSection:
     """Distinct receipts, each with the runs that carry it."""
     machines: tuple[tuple[Fact, ...], ...]
     """Distinct hardware and versions, likewise."""
+    command: str
+    """What measures it again, from its manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,6 +253,10 @@ class EncoderPage:
     links: tuple[Fact, ...]
     pretraining: tuple[Pretraining, ...]
     sections: tuple[EncoderSection, ...]
+    manifest: str
+    """As TOML."""
+    fetched: bool
+    """Whether `eyechart fetch` can bring its files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -543,6 +544,16 @@ def test_encoder_page_has_seeds_costs_and_receipt(made):
     assert "adapter1 min 30 s1 min 30 s9" in words  # the median of nine equal runs
     assert "Receipt 1 of 1" in words and "frozen / before" in words and HEX in words
     assert "614,400" in words and "label-classification" in words
+
+
+def test_encoder_page_tells_how_to_measure_again(made, tmp_path):
+    words = pages(made.site)["encoders/net-words.html"].words
+    assert "eyechart run submission.toml --protocol mini --engine hf" in words
+    sub = made.facts.submissions["net-words"]
+    manifest = words[words.index("schema = 1") :]
+    (tmp_path / "submission.toml").write_text(manifest[: manifest.index('locked = "none"\n') + 17])
+    again = tomllib.loads((tmp_path / "submission.toml").read_text())
+    assert (again["id"], again["title"], again["source"]["kind"]) == (sub.id, sub.title, "local")
 
 
 def test_task_page_states_prompt_and_scorer(made):
