@@ -46,18 +46,20 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _publish(rehearsal: Any, engines: Sequence[str], site: Path) -> Any:
+    from harness.pairs import read_pairs
     from harness.rehearsal.perform import results_of
     from harness.store import ingest
     from leaderboard.build import build_site
 
     database = rehearsal.home.database
-    report = ingest(database, *(results_of(rehearsal, engine) for engine in engines))
+    pairs = RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None
+    declared = read_pairs(pairs) if pairs else ()
+    report = ingest(database, *(results_of(rehearsal, engine) for engine in engines), pairs=declared)
     print(f"\n{report.num_bundles} bundles, {report.num_samples:,} samples, {report.num_cells} cells.")
-    pairs = RESULTS / "pairs.toml"
     return build_site(
         database,
         site,
-        pairs if pairs.is_file() else None,
+        pairs,
         tasks_dir=rehearsal.tasks,
         protocols=list(rehearsal.protocols.values()),
     )
