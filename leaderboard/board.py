@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.records import TIERS, Submission
 from leaderboard.comparisons import Comparisons
@@ -17,6 +18,8 @@ from leaderboard.wording import page_name
 
 STRIPS_UP_TO = 300
 """Rows with small bars in their cells; a longer board is numbers only, to stay light."""
+ROWS_UP_TO = 2000
+"""Ranked rows that the page holds; it weighs 0.2 kB a row and a task. The downloads have all of them."""
 POINTS_UP_TO = 60
 """Points in the chart of costs; beyond that only those that nothing beats are drawn."""
 
@@ -148,7 +151,8 @@ def board_page(compared: Comparisons, table: Board) -> BoardPage:
         name=compared.protocol,
         suite=compared.facts.suites[compared.protocol],
         href=board_href(compared.protocol),
-        board=table,
+        board=replace(table, encoders=table.encoders[:ROWS_UP_TO]),
+        left_out=max(len(table.encoders) - ROWS_UP_TO, 0),
         weak=weak_words(compared),
         floors_missing=floors_missing_words(compared),
         trade=trade_figure(compared, table),

@@ -25,6 +25,8 @@ from leaderboard.views import (
 )
 from leaderboard.wording import FLOOR_WORDS, page_name, per_cent, range_of
 
+FOREST_UP_TO = 500
+"""Encoders in a task's forest plot; the board and the downloads have all."""
 _KIND_ORDER = {"probe": 0, "generate": 1, "choice": 2, "": 3}
 
 
@@ -237,10 +239,12 @@ def _task_section(compared: Comparisons, task: str) -> TaskSection:
         for e in compared.encoders
     ]
     rows.sort(key=lambda r: (-r.cell.span.value if r.cell.span else 1.0, r.name.id))
+    encoders = [r for r in rows if r.name.side != "floor"]
     return TaskSection(
         protocol=compared.protocol,
         ticks=ticks(score_scale()),
-        encoders=tuple(r for r in rows if r.name.side != "floor"),
+        encoders=tuple(encoders[:FOREST_UP_TO]),
+        left_out=max(len(encoders) - FOREST_UP_TO, 0),
         floors=tuple(r for r in rows if r.name.side == "floor"),
         dead=compared.dead(task) is not None,
         dead_words=dead_words(compared, task),

@@ -156,6 +156,8 @@ class BoardPage:
     suite: str
     href: str
     board: Board
+    left_out: int
+    """Ranked rows beyond those on the page."""
     weak: tuple[str, ...]
     """One sentence per cell that does not pass a floor."""
     floors_missing: tuple[str, ...]

@@ -273,6 +273,8 @@ class TaskSection:
 
     protocol: str
     encoders: tuple[ForestRow, ...]
+    """The highest, at most as many as a page can hold."""
+    left_out: int
     floors: tuple[ForestRow, ...]
     ticks: tuple[Tick, ...]
     dead: bool

@@ -480,6 +480,18 @@ def test_board_rows_say_cost_tier_and_budget(made):
     assert page.trade is not None and sum(r.on_front for r in page.trade.rows) == 1
 
 
+def test_a_long_board_says_what_it_leaves_out(compared, monkeypatch):
+    monkeypatch.setattr("leaderboard.board.ROWS_UP_TO", 2)
+    monkeypatch.setattr("leaderboard.compose.FOREST_UP_TO", 1)
+    page = board_page(compared, board(compared))
+    assert ([r.name.id for r in page.board.encoders], page.left_out) == (["net-clip", "net-label"], 1)
+    section = task_page(compared.facts, [compared], VQA).sections[0]
+    assert (len(section.encoders), section.left_out, len(section.floors)) == (1, 2, 3)
+    site = render_site(compared.facts)
+    assert b"1 more are in the" in site["boards/mini.html"]
+    assert b"2 more are on the" in site[f"tasks/{VQA}.html"]
+
+
 def test_places_on_the_board_are_those_of_the_index(made, compared):
     connection = open_store(made.home / "db.duckdb")
     ranks = connection.execute("SELECT encoder, task, rank_low, rank_high FROM ranks").fetchall()
