@@ -291,14 +291,36 @@ def _own_df(part: Component) -> Any:
 
 
 def _p_alone(gap: Any, variance: Any, rest: Any, freedom: Any) -> Any:
-    """The p at which t(p)² · variance + z(p)² · rest is gap²: rule (b) turned round, by bisection."""
-    low, high = np.full(np.shape(gap), math.log(1e-12)), np.zeros(np.shape(gap))
-    for _ in range(28):
-        middle = (low + high) / 2
-        tail = np.exp(middle) / 2
+    """The p at which t(p)² · variance + z(p)² · rest is gap²: rule (b) turned round; 1e-12 at the least.
+
+    By the Illinois method (Dowell & Jarratt 1971, BIT 11:168) on the logarithms of both sides over
+    u = √(−2 ln p), where they are nearly straight: fourteen steps find ln p to 1e-11.
+    """
+    wanted = np.log(np.maximum(gap, np.finfo(np.float64).tiny))
+
+    def over(u: Any) -> Any:
+        tail = np.exp(-u * u / 2) / 2
         reached = special.stdtrit(freedom, tail) ** 2 * variance + special.ndtri(tail) ** 2 * rest
-        low, high = np.where(reached > gap**2, middle, low), np.where(reached > gap**2, high, middle)
-    return np.exp((low + high) / 2)
+        return np.log(reached) / 2 - wanted
+
+    low = np.full(np.shape(gap), 1e-4)
+    high = np.full(np.shape(gap), math.sqrt(-2 * math.log(1e-12)))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        below, above = over(low), over(high)
+        end = np.where(above <= 0, high, np.where(below >= 0, 0.0, np.nan))
+        middle, last = low, np.zeros(np.shape(gap))
+        for _ in range(14):
+            middle = (low * above - high * below) / (above - below)
+            middle = np.where(np.isfinite(middle), middle, (low + high) / 2)
+            here = over(middle)
+            short = here < 0
+            # An end that stays twice counts for half, so that it moves too.
+            above = np.where(short & (last < 0), above / 2, np.where(short, above, here))
+            below = np.where(~short & (last > 0), below / 2, np.where(short, here, below))
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+            last = np.where(short, -1.0, 1.0)
+    found = np.where(np.isnan(end), middle, end)
+    return np.exp(-found * found / 2)
 
 
 def effective_trials(value: float, half: float, num_clusters: int, level: float = 0.95) -> float:

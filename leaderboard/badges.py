@@ -5,10 +5,10 @@ from __future__ import annotations
 from harness.badge import AMBER, BLUE, GREY, draw_badge
 from harness.records import SELF_REPORTED, Metric
 from leaderboard.comparisons import Comparisons
-from leaderboard.compose import task_names, task_title
+from leaderboard.compose import cell, task_names, task_title
 from leaderboard.kit import Kit
 from leaderboard.sentences import REHEARSAL
-from leaderboard.wording import page_name, per_cent
+from leaderboard.wording import join_words, page_name, per_cent
 
 
 def badge_files(kit: Kit) -> dict[str, bytes]:
@@ -21,17 +21,15 @@ def badge_files(kit: Kit) -> dict[str, bytes]:
             for task in task_names(compared):
                 metric = compared.metric(encoder, task)
                 if metric is not None and metric.value is not None:
-                    name = badge_name(encoder, task)
-                    # The protocol that the site shows first has the short name.
-                    name = badge_name(encoder, task, compared.protocol) if name in files else name
+                    name = badge_name(compared.protocol, encoder, task)
                     files[name] = cell_badge(compared, metric).encode()
     return files
 
 
-def badge_name(encoder: str, task: str, protocol: str = "") -> str:
-    """Path of a badge below the site's top."""
-    parts = [encoder, *([protocol] if protocol else []), task]
-    return f"badges/{'/'.join(page_name(part).removesuffix('.html') for part in parts)}.svg"
+def badge_name(protocol: str, encoder: str, task: str) -> str:
+    """Path of a badge below the site's top; with the protocol, so that no other one takes it over."""
+    parts = (page_name(part).removesuffix(".html") for part in (protocol, encoder, task))
+    return f"badges/{'/'.join(parts)}.svg"
 
 
 def cell_badge(compared: Comparisons, metric: Metric) -> str:
@@ -40,10 +38,15 @@ def cell_badge(compared: Comparisons, metric: Metric) -> str:
     suite = facts.suites[compared.protocol]
     rank = facts.places.get((metric.protocol, metric.encoder, metric.task))
     words = [score_words(metric)]
-    if suite == "mini":
-        words.insert(0, "mini demonstration")
-    elif suite != "main":
-        words.insert(0, suite)
+    # A toy is named as one; else the protocol, whose name a toy's may not be.
+    words.insert(0, "mini demonstration" if suite == "mini" else compared.protocol)
+    if metric.num_seeds == 1:
+        words.append("1 seed only")
+    shown = cell(compared, metric.encoder, metric.task, against="blind")
+    if shown.not_beaten:
+        words.append(f"not above {join_words(list(dict.fromkeys(m.kind for m in shown.not_beaten)))}")
+    if compared.dead(metric.task) is not None:
+        words.append("dead task")
     if rank is not None:
         places = str(rank.low) if rank.low == rank.high else f"{rank.low}–{rank.high}"
         words.append(f"rank {places} of {rank.num_ranked}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,7 +70,6 @@ def _row(compared: Comparisons, encoder: str, names: Sequence[str], runs: Sequen
         source=submission.source.kind,
         num_params=network.num_params if network else None,
         cost_s=_cost(runs),
-        under_budget=any(r.receipt.get("under_budget") is True for r in runs),
         search=_search_text(submission),
     )
 
@@ -85,9 +85,13 @@ def _tier(cells: Sequence[Cell]) -> str:
 
 
 def _cost(runs: Sequence[RunFacts]) -> float | None:
-    """Seconds of a row. Runs that share a stage report the same figure: each figure counts once."""
-    figures = {(stage, seconds) for run in runs for stage, seconds in run.costs.items()}
-    return sum(sorted(seconds for _, seconds in figures)) if figures else None
+    """Seconds of a row. Runs of one process report its stages alike, to the second they were written."""
+    figures = {
+        (stage, seconds, str(run.environment.get("written", "")))
+        for run in runs
+        for stage, seconds in run.costs.items()
+    }
+    return sum(sorted(seconds for _, seconds, _ in figures)) if figures else None
 
 
 def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
@@ -95,19 +99,29 @@ def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
     place = next((i for i, t in enumerate(table.tasks) if t.name == table.sorted_by), None)
     if place is None:
         return None
+    priced = [row for row in table.encoders if row.cells[place].span is not None and row.cost_s]
+    seeds = max((c.num_seeds for row in priced for c in row.cells), default=0)
     rows = [
         (row, span, row.cost_s)
-        for row in table.encoders
-        if (span := row.cells[place].span) is not None and row.cost_s
+        for row in priced
+        # A row that did less costs less: only whole ones compare.
+        if all(c.span is not None and c.num_seeds == seeds for c in row.cells)
+        and (span := row.cells[place].span) is not None
+        and row.cost_s
     ]
     if len(rows) < 2:
         return None
     rows.sort(key=lambda item: (item[2], -item[1].value, item[0].name.id))
-    front, best = [], -1.0
+    front, beaten, best, ahead = [], {}, -1.0, ""
     for row, span, _ in rows:
         if span.value > best:
             front.append(row.name.id)
-            best = span.value
+            best, ahead = span.value, row.name.id
+            beaten[row.name.id] = "no"
+        else:
+            gap = compared.difference(ahead, row.name.id, table.sorted_by)
+            proven = gap is not None and gap.low > 0
+            beaten[row.name.id] = "yes, proven" if proven else "by point value only"
     shown = [item for item in rows if len(rows) <= POINTS_UP_TO or item[0].name.id in front]
     chart = trade_off(
         [
@@ -128,10 +142,11 @@ def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
     return TradeFigure(
         chart=chart,
         rows=tuple(
-            TradeRow(key=str(n), name=row.name, cost_s=cost, score=span, on_front=row.name.id in front)
+            TradeRow(key=str(n), name=row.name, cost_s=cost, score=span, beaten=beaten[row.name.id])
             for n, (row, span, cost) in enumerate(shown, 1)
         ),
         left_out=len(rows) - len(shown),
+        unlike=len(priced) - len(rows),
         machines=tuple(machines),
     )
 
@@ -157,6 +172,7 @@ def board_page(compared: Comparisons, table: Board) -> BoardPage:
         floors_missing=floors_missing_words(compared),
         trade=trade_figure(compared, table),
         strips=len(table.encoders) + len(table.reported) <= STRIPS_UP_TO,
-        pair_files=tuple((t.name, pair_file(compared.protocol, t.name)) for t in ranked),
+        pair_files_json=json.dumps([[t.name, "../" + pair_file(compared.protocol, t.name)] for t in ranked]),
+        num_margins=sum(any(m.required for m in c.margins) for r in table.encoders for c in r.cells),
         unranked=tuple(t.title for t in table.tasks if t not in ranked),
     )

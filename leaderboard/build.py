@@ -168,7 +168,13 @@ def _protocol_order(facts: Facts) -> list[str]:
 
 
 def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
-    """Write the files beside `out` and swap them in, so that a reader never meets half a site."""
+    """Write the files beside `out` and swap them in, so that a reader never meets half a site.
+
+    Raises:
+        UsageError: `out` holds something that is no site.
+        ResourceError: the disk is full, or the folder cannot be replaced; the old site stays.
+    """
+    out = out.resolve()  # a link to a folder keeps leading there
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
         raise UsageError(
             "not replaced: it holds something that is no site",
@@ -187,9 +193,7 @@ def write_site(files: Mapping[str, bytes], out: Path) -> SiteReport:
         same = {name for name in files.keys() & before.keys() if before[name].read_bytes() == files[name]}
         _write_files(staging, {MARKER: b"", **files}, {name: before[name] for name in same})
         changed = tuple(sorted(files.keys() & before.keys() - same))
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
+        _swap(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     pages = sum(name.endswith(".html") for name in files)
@@ -233,3 +237,20 @@ def _take_over(old: Path, new: Path) -> None:
         os.link(old, new)
     except OSError:  # a file system without links
         shutil.copy2(old, new)
+
+
+def _swap(staging: Path, out: Path) -> None:
+    """The new site in place of the old one; where that fails, the old one is put back."""
+    aside = staging.with_name(f"{staging.name}-old")
+    try:
+        if out.exists():
+            out.rename(aside)
+        try:
+            staging.rename(out)
+        except OSError:
+            if aside.exists():
+                aside.rename(out)
+            raise
+    except OSError as error:
+        raise ResourceError("cannot replace the site", where=str(out), found=str(error)) from error
+    shutil.rmtree(aside, ignore_errors=True)

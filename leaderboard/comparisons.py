@@ -26,6 +26,7 @@ class Comparisons:
     _found: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, compare=False)
     """Differences already computed: several pages print the same one."""
     _margins: dict[tuple[str, str], Mapping[str, Interval]] = field(default_factory=dict, compare=False)
+    _holders: dict[str, Mapping[str, frozenset[str]]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def encoders(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class Comparisons:
         return self._found[key]
 
     def _difference(self, a: str, b: str, task: str) -> Interval | None:
-        if b in self.floors and a not in self.floors:
+        if b in self.floors and a in self._held_by(b, task):
             return self._against_floor(b, task).get(a)
         left = self.facts.scores.get((self.protocol, a, task))
         right = self.facts.scores.get((self.protocol, b, task))
@@ -78,7 +79,7 @@ class Comparisons:
         pool = self.facts.seed_pools.get((self.protocol, task))
         # No p: the pages print intervals, and the index has p where a page needs it.
         found = paired_difference(left.scores, right.scores, left.clusters, pool, against=None)
-        if a not in self.floors:
+        if a not in self.floors and b not in self.floors:
             return found
         # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
         # the wider interval counts.
@@ -87,15 +88,14 @@ class Comparisons:
         )
 
     def _against_floor(self, floor: str, task: str) -> Mapping[str, Interval]:
-        """All encoders against one floor, the wider interval of each as above."""
+        """The encoders that a floor holds against it, all at once; the wider interval of each as above."""
         key = floor, task
         if key not in self._margins:
             right = self.facts.scores.get((self.protocol, floor, task))
             tables = {
                 e: table.scores
-                for e in self.encoders
+                for e in self._held_by(floor, task)
                 if right is not None
-                and e not in self.floors
                 and (table := self.facts.scores.get((self.protocol, e, task))) is not None
                 and table.sample_ids == right.sample_ids
             }
@@ -108,17 +108,32 @@ class Comparisons:
             self._margins[key] = found
         return self._margins[key]
 
-    def own_floors(self, encoder: str, kind: str) -> tuple[str, ...]:
-        """Floors of a kind that an encoder is held against.
+    def _held_by(self, floor: str, task: str) -> frozenset[str]:
+        """Encoders that are held against a floor on a task."""
+        if task not in self._holders:
+            holders: dict[str, set[str]] = {f: set() for f in self.floors}
+            for encoder in set(self.encoders) - set(self.floors):
+                for kind in {self.facts.submissions[f].floor or "" for f in self.floors}:
+                    for own in self.own_floors(encoder, kind, task):
+                        holders[own].add(encoder)
+            self._holders[task] = {f: frozenset(found) for f, found in holders.items()}
+        return self._holders[task][floor]
+
+    def own_floors(self, encoder: str, kind: str, task: str) -> tuple[str, ...]:
+        """Floors of a kind, complete on a task, that an encoder is held against.
 
         Made from itself; else from an encoder of its architecture; else all of the kind, since a floor of
         another make is still a floor.
         """
         facts = self.facts.submissions
-        found = [f for f in self.floors if facts[f].floor == kind]
+        found = [f for f in self.floors if facts[f].floor == kind and self._complete(f, task)]
         own = [f for f in found if facts[f].base == encoder]
         kin = [f for f in found if self._architecture(f) == self._architecture(encoder)]
         return tuple(own or kin or found)
+
+    def _complete(self, encoder: str, task: str) -> bool:
+        metric = self.metric(encoder, task)
+        return metric is not None and metric.value is not None
 
     def _architecture(self, encoder: str) -> str:
         submission = self.facts.submissions[encoder]

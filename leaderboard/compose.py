@@ -49,6 +49,10 @@ def encoder_name(facts: Facts, encoder: str) -> EncoderName:
         shape=SHAPE_OF_SIDE[submission.side],
         architecture=submission.architecture,
         floor=FLOOR_WORDS.get(submission.floor or "", ""),
+        flags=(
+            *(("under the token budget",) if encoder in facts.under_budget else ()),
+            *(("their own code, never official",) if submission.source.kind == "python" else ()),
+        ),
     )
 
 
@@ -103,9 +107,10 @@ def dead_words(compared: Comparisons, task: str) -> str:
         return "No floor is complete on this task, so nothing here can be called seeing."
     best_words, floor_words = _named(compared, best), _named(compared, dead or floor)
     if dead is not None:
+        below = (dead.ci_low or 0.0) > (best.ci_high or 0.0)
+        how = "is below" if below else "overlaps"
         return (
-            f"The best encoder, {best_words}, overlaps the floor {floor_words}: "
-            "no encoder is shown to see here."
+            f"The best encoder, {best_words}, {how} the floor {floor_words}: no encoder is shown to see here."
         )
     return f"Best encoder {best_words}; highest floor {floor_words}."
 
@@ -191,7 +196,7 @@ def _cell_strip(compared: Comparisons, metric: Metric, span: Span, against: str)
 def _margins(compared: Comparisons, encoder: str, task: str) -> tuple[FloorMargin, ...]:
     found = []
     for kind in (*REQUIRED_FLOORS, "pixel-patches"):
-        for floor in compared.own_floors(encoder, kind):
+        for floor in compared.own_floors(encoder, kind, task):
             difference = compared.difference(encoder, floor, task)
             if difference is None:
                 continue
@@ -238,7 +243,8 @@ def _task_section(compared: Comparisons, task: str) -> TaskSection:
         ForestRow(name=encoder_name(compared.facts, e), cell=cell(compared, e, task, against="highest"))
         for e in compared.encoders
     ]
-    rows.sort(key=lambda r: (-r.cell.span.value if r.cell.span else 1.0, r.name.id))
+    reported = set(compared.reported)
+    rows.sort(key=lambda r: (r.name.id in reported, -r.cell.span.value if r.cell.span else 1.0, r.name.id))
     encoders = [r for r in rows if r.name.side != "floor"]
     return TaskSection(
         protocol=compared.protocol,

@@ -56,6 +56,11 @@ class ScoreTable:
     """(seeds, samples), fractions."""
 
 
+def _letter(number: int) -> str:
+    before = _letter(number // 26 - 1) if number >= 26 else ""
+    return before + chr(ord("a") + number % 26)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Where an encoder may stand on a task, over all ranked encoders at once."""
@@ -66,6 +71,11 @@ class Place:
     groups: tuple[int, ...]
     """Tie groups it belongs to, numbered from the top."""
     num_ranked: int
+
+    @property
+    def letters(self) -> str:
+        """The groups as letters, the first a: a compact letter display."""
+        return "".join(_letter(group - 1) for group in self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +123,8 @@ class Facts:
     places: Mapping[CellKey, Place] = field(default_factory=dict)
     """Places of ranked encoders; no floors and no self-reported rows."""
     agreements: tuple[Agreement, ...] = ()
+    under_budget: frozenset[str] = frozenset()
+    """Encoders whose grid gives fewer visual tokens than a protocol allows."""
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Encoder -> what its runs recorded of the network."""
     flips: Mapping[tuple[str, str, str, str], FlipSet] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from harness.badge import xml_text
 from harness.digest import digest_json
+from harness.records import SELF_REPORTED
 from leaderboard.badges import score_words
 from leaderboard.changes import ScoreChange, scores_entries
 from leaderboard.comparisons import Comparisons
@@ -126,6 +127,7 @@ def _cells(compared: Comparisons, encoder: str) -> str:
         metric = compared.metric(encoder, task)
         if metric is not None:
             score = "incomplete" if metric.value is None else score_words(metric)
+            score += " (self-reported)" if metric.tier == SELF_REPORTED else ""
             words.append(f"{task_title(compared.facts, task)} {score}")
     return "; ".join(words)
 

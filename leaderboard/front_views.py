@@ -37,8 +37,8 @@ class TradeRow:
     name: EncoderName
     cost_s: float
     score: Span
-    on_front: bool
-    """No row scores higher at less cost."""
+    beaten: str
+    """Whether a row scores higher at less cost: "no", "by point value only", or "yes, proven"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,8 @@ class TradeFigure:
     rows: tuple[TradeRow, ...]
     left_out: int
     """Rows that are neither drawn nor listed, because another beats them and there are many."""
+    unlike: int
+    """Rows left out because their cost is of fewer tasks or seeds."""
     machines: tuple[str, ...]
     """Hardware of the runs: seconds of different machines do not compare."""
 
@@ -62,7 +64,15 @@ class PairPoint:
     href: str
     probe: Span
     answers: Span
-    same_information: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairKind:
+    """What is declared of a pair's information, and how such a pair is drawn."""
+
+    words: str
+    side: str
+    shape: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +81,8 @@ class PairFigure:
 
     chart: Plane
     rows: tuple[PairPoint, ...]
+    kinds: tuple[PairKind, ...]
+    """Those that are drawn, for the legend."""
     num_left_out: int
     """Pairs without both numbers."""
 
@@ -89,6 +101,7 @@ class AgreementView:
 
     task_title: str
     task_href: str
+    dead: bool
     words: str
     num_flips: int
     flipped: tuple[Flipped, ...]
@@ -109,6 +122,7 @@ class TaskForest:
 
     task_title: str
     task_href: str
+    dead: bool
     tally: str
     rows: tuple[PairStrip, ...]
 
@@ -164,7 +178,9 @@ class BoardPage:
     trade: TradeFigure | None
     strips: bool
     """Whether cells have small bars."""
-    pair_files: tuple[tuple[str, str], ...]
-    """(task, file) with all pairs of its ranked encoders, for the ranks of what a filter leaves."""
+    pair_files_json: str
+    """[[task, file], …] with all pairs of its ranked encoders, for the ranks of what a filter leaves."""
+    num_margins: int
+    """Cells that were held against a required floor."""
     unranked: tuple[str, ...]
     """Titles of tasks without such a file: fewer than two encoders, or too many."""

@@ -23,6 +23,7 @@ from leaderboard.front_views import (
     Flipped,
     Home,
     PairFigure,
+    PairKind,
     PairPoint,
     PairStrip,
     ScatterFigure,
@@ -52,7 +53,7 @@ def home_section(compared: Comparisons, table: Board) -> Home:
     suite = compared.facts.suites[compared.protocol]
     said, more = headline(compared)
     arms = pairs_here(compared)
-    crossing = [a for a in arms if a.crosses]
+    crossing = [a for a in arms if a.counts]
     names = task_names(compared)
     found = {(a, t): compared.difference(a.first, a.second, t) for a in arms for t in names}
     spans = [difference_span(d) for d in found.values() if d is not None]
@@ -72,7 +73,7 @@ def home_section(compared: Comparisons, table: Board) -> Home:
         ticks=ticks(scale, signed=True),
         pooled_words=pooled_words(compared, crossing, found),
         aspects=_aspects(compared, crossing),
-        others=pair_rows(compared, [a for a in arms if not a.crosses], found, scale),
+        others=pair_rows(compared, [a for a in arms if not a.counts], found, scale),
         board=table,
     )
 
@@ -91,28 +92,28 @@ def pair_figure(compared: Comparisons, crossing: Sequence[Arms]) -> PairFigure |
     if not probe:
         return None
     rows: list[PairPoint] = []
-    inputs = []
+    kinds, inputs = [], []
     for arms in crossing:
         both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
         if both[0] is None or both[1] is None:
             continue
         spans = [difference_span(d) for d in both if d is not None]
-        same = "information" in arms.pair.held_equal
+        kind = _kind(arms)
         row = PairPoint(
             key=_key(len(rows)),
             label=_label(compared, arms),
             href=pair_href(arms.pair.a, arms.pair.b),
             probe=spans[0],
             answers=spans[1],
-            same_information=same,
         )
         rows.append(row)
+        kinds.append(kind)
         inputs.append(
             PlaneInput(
                 key=row.key,
                 name=row.label,
-                side="other" if same else "classification",
-                shape="triangle" if same else "square",
+                side=kind.side,
+                shape=kind.shape,
                 x=span_triple(spans[0]),
                 y=span_triple(spans[1]),
             )
@@ -120,7 +121,22 @@ def pair_figure(compared: Comparisons, crossing: Sequence[Arms]) -> PairFigure |
     if not rows:
         return None
     chart = pair_plot(inputs, task_title(compared.facts, probe), task_title(compared.facts, answers))
-    return PairFigure(chart=chart, rows=tuple(rows), num_left_out=len(crossing) - len(rows))
+    left_out = len(crossing) - len(rows)
+    drawn = tuple(kind for kind in _KINDS if kind in kinds)
+    return PairFigure(chart=chart, rows=tuple(rows), kinds=drawn, num_left_out=left_out)
+
+
+_KINDS = (
+    PairKind(words="information differs, as declared", side="classification", shape="square"),
+    PairKind(words="information held equal, as declared", side="other", shape="triangle"),
+    PairKind(words="nothing declared about information", side="floor", shape="open"),
+)
+
+
+def _kind(arms: Arms) -> PairKind:
+    if "information" in arms.pair.held_equal:
+        return _KINDS[1]
+    return _KINDS[0] if "information" in arms.pair.differs else _KINDS[2]
 
 
 def scatter_figure(compared: Comparisons) -> ScatterFigure | None:
@@ -129,7 +145,8 @@ def scatter_figure(compared: Comparisons) -> ScatterFigure | None:
     if not probe:
         return None
     found, left_out = [], []
-    for encoder in sorted(compared.encoders, key=lambda e: (e in compared.floors, e)):
+    order = sorted(set(compared.encoders) - set(compared.reported), key=lambda e: (e in compared.floors, e))
+    for encoder in order:
         name = encoder_name(compared.facts, encoder)
         spans = [metric_span(m) if (m := compared.metric(encoder, t)) else None for t in (probe, answers)]
         if spans[0] is None or spans[1] is None:
@@ -175,6 +192,7 @@ def _agreement(compared: Comparisons, found: Agreement) -> AgreementView:
     return AgreementView(
         task_title=task_title(facts, found.task),
         task_href=f"tasks/{page_name(found.task)}",
+        dead=compared.dead(found.task) is not None,
         words=words,
         num_flips=len(found.flips),
         flipped=tuple(
@@ -195,12 +213,13 @@ def _forest(
     counts = {
         "classification ahead": sum(d.verdict == "classification ahead" for d in verdicts),
         "contrastive ahead": sum(d.verdict == "contrastive ahead" for d in verdicts),
-        "undecided": sum(d.verdict == "undecided" for d in verdicts),
+        "undecided": sum(d.verdict.startswith("undecided") for d in verdicts),
         "without a number": sum(d.span is None for d in verdicts),
     }
     return TaskForest(
         task_title=task_title(compared.facts, task),
         task_href=f"tasks/{page_name(task)}",
+        dead=compared.dead(task) is not None,
         tally=join_words([f"{word} in {number_word(n)}" for word, n in counts.items() if n]),
         rows=tuple(
             PairStrip(

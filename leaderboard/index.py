@@ -120,6 +120,7 @@ def _read(
         pair_facts=_pair_facts(pairs, submissions, networks),
         places=_places(connection),
         agreements=_agreements(connection),
+        under_budget=frozenset(r.encoder for r in runs if r.receipt.get("under_budget") is True),
         networks=networks,
     )
 

@@ -65,6 +65,10 @@ class PairSection:
     suite: str
     rows: tuple[TaskDifference, ...]
     ticks: tuple[Tick, ...]
+    one_seed: bool
+    """Whether an arm was measured with a single seed on some task."""
+    reported: str
+    """Titles of self-reported arms; empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +151,15 @@ def _section(compared: Comparisons, pair: Pair) -> PairSection:
         suite=compared.facts.suites[compared.protocol],
         rows=tuple(_task_row(compared, pair, t, row, scale) for t, row in found.items()),
         ticks=ticks(scale, signed=True),
+        one_seed=any(
+            metric is not None and metric.num_seeds == 1
+            for e in (pair.a, pair.b)
+            for t in found
+            for metric in (compared.metric(e, t),)
+        ),
+        reported=join_words(
+            [compared.facts.submissions[e].title for e in (pair.a, pair.b) if e in compared.reported]
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from harness.stats import Interval
 from leaderboard.charts import Scale, strip
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
 from leaderboard.compose import cell, difference_span, encoder_name, task_names, task_title, two_tasks
+from leaderboard.facts import Facts
 from leaderboard.pair_names import pair_href
 from leaderboard.views import Difference, FloorMargin, PairRow
 from leaderboard.wording import (
@@ -41,6 +42,13 @@ class Arms:
     second: str
     crosses: bool
     """True for classification against contrastive: the pairs that the page's question is about."""
+    aside: str = ""
+    """Why such a pair is shown and does not count: contradicted by the records, or self-reported."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the answer, the plots and the tallies rest on it."""
+        return self.crosses and not self.aside
 
 
 def pairs_here(compared: Comparisons) -> tuple[Arms, ...]:
@@ -53,8 +61,18 @@ def pairs_here(compared: Comparisons) -> tuple[Arms, ...]:
         crosses = set(sides) == {"classification", "contrastive"}
         turn = crosses and sides[0] == "contrastive"
         first, second = (pair.b, pair.a) if turn else (pair.a, pair.b)
-        found.append(Arms(pair=pair, first=first, second=second, crosses=crosses))
+        aside = _aside(compared, pair)
+        found.append(Arms(pair=pair, first=first, second=second, crosses=crosses, aside=aside))
     return tuple(sorted(found, key=lambda arms: not arms.crosses))
+
+
+def _aside(compared: Comparisons, pair: Pair) -> str:
+    wrong = compared.facts.contradictions.get((pair.a, pair.b), ())
+    if wrong:
+        return f"the records contradict the declared {_aspects(wrong)}: not counted and not pooled"
+    if {pair.a, pair.b} & set(compared.reported):
+        return "an arm is self-reported: not counted and not pooled"
+    return ""
 
 
 def pair_rows(
@@ -74,7 +92,7 @@ def _pair_row(
     first, second = (encoder_name(compared.facts, e) for e in (arms.first, arms.second))
     return PairRow(
         label=f"{first.title} against {second.title}",
-        note=_note(compared, arms),
+        note="; ".join(part for part in (arms.pair.note, arms.aside) if part),
         held_equal=_aspects(arms.pair.held_equal),
         differs=_aspects(arms.pair.differs),
         first=first,
@@ -82,13 +100,6 @@ def _pair_row(
         differences=tuple(difference_view(compared, arms, t, d, scale) for t, d in found.items()),
         href=pair_href(arms.pair.a, arms.pair.b),
     )
-
-
-def _note(compared: Comparisons, arms: Arms) -> str:
-    wrong = _contradicted(compared, arms)
-    if not wrong:
-        return arms.pair.note
-    return f"{arms.pair.note}; the records contradict the declared {_aspects(wrong)}: not pooled"
 
 
 def _aspects(names: Sequence[str]) -> str:
@@ -110,9 +121,14 @@ def difference_view(
     return Difference(
         **head,
         span=span,
-        verdict=f"{word} ahead" if leader else "undecided",
+        verdict=f"{word} ahead" if leader else _undecided(compared, arms, task),
         strip=strip((span.low, span.value, span.high), side, scale, reference=0.0),
     )
+
+
+def _undecided(compared: Comparisons, arms: Arms, task: str) -> str:
+    held = [cell(compared, e, task, against="blind").not_beaten for e in (arms.first, arms.second)]
+    return "undecided, both held by a floor" if all(held) else "undecided"
 
 
 def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
@@ -127,15 +143,11 @@ def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
     return join_words(states) or "the arms were not scored on the same samples"
 
 
-def _contradicted(compared: Comparisons, arms: Arms) -> tuple[str, ...]:
-    return compared.facts.contradictions.get((arms.pair.a, arms.pair.b), ())
-
-
 def pooled_words(
     compared: Comparisons, crossing: Sequence[Arms], found: Mapping[tuple[Arms, str], Interval | None]
 ) -> str:
     """The pairs that cross the sides taken together, task by task, or why they are not."""
-    pooled = [p for p in crossing if not _contradicted(compared, p)]
+    pooled = [p for p in crossing if p.counts]
     if not pooled:
         return ""
     independent = len(independent_groups([(p.first, p.second) for p in pooled]))
@@ -173,19 +185,35 @@ def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
     groups: dict[tuple[str, bool], list[tuple[Arms, Interval, Interval]]] = {}
     for arms in pairs_here(compared) if probe else ():
         both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
-        if arms.crosses and both[0] is not None and both[1] is not None:
+        if arms.counts and both[0] is not None and both[1] is not None:
             key = compared.facts.submissions[arms.first].family, "information" in arms.pair.held_equal
             groups.setdefault(key, []).append((arms, both[0], both[1]))
     if not groups:
         return _open_question(compared), ()
     order = sorted(groups, key=lambda key: (key[0] != _LABELS, key))
     titles = [task_title(compared.facts, t) for t in (probe, answers)]
-    sentences = [_group_sentence(key, groups[key], titles, first=i == 0) for i, key in enumerate(order)]
-    caveat = (
-        "An arm counts as ahead or behind where the paired interval excludes zero. "
-        "Intervals cover samples and the seeds of probe and adapter, not a repeated pretraining."
+    sentences = [
+        _group_sentence(compared.facts, key, groups[key], titles, first=i == 0) for i, key in enumerate(order)
+    ]
+    return sentences[0], (*sentences[1:], _caveat([found for key in order for found in groups[key]]))
+
+
+def _caveat(found: Sequence[tuple[Arms, Interval, Interval]]) -> str:
+    lead = "An arm counts as ahead or behind where the paired interval excludes zero. "
+    unknown = sum(a.seeds_unknown or b.seeds_unknown for _, a, b in found)
+    if not unknown:
+        return (
+            f"{lead}Intervals cover samples and the seeds of probe and adapter, not a repeated pretraining."
+        )
+    few = (
+        "this pair has"
+        if len(found) == 1
+        else f"{number_word(unknown)} of {number_word(len(found))} pairs have"
     )
-    return sentences[0], (*sentences[1:], caveat)
+    return (
+        f"{lead}They are too narrow: {few} too few seeds to tell how far another training of probe or "
+        "adapter would move them, so they cover samples only."
+    )
 
 
 def _open_question(compared: Comparisons) -> str:
@@ -198,22 +226,21 @@ def _open_question(compared: Comparisons) -> str:
 
 
 def _group_sentence(
+    facts: Facts,
     key: tuple[str, bool],
     found: Sequence[tuple[Arms, Interval, Interval]],
     titles: Sequence[str],
     *,
     first: bool,
 ) -> str:
-    family, same_information = key
+    family, _ = key
     subject = {
         _LABELS: "the encoder trained to classify labels",
         "caption-word-classification": "the encoder trained to classify the captions' words",
     }.get(family, f"the {family} encoder")
     columns = [[item[1] for item in found], [item[2] for item in found]]
     verdicts = [_verdict(c) for c in columns]
-    equal = [a for a in ("architecture", "information") if all(a in i[0].pair.held_equal for i in found)]
-    pairs = _pairs_words(len(found), equal, uniform=all(verdicts), first=first)
-    assert same_information == ("information" in equal)
+    pairs = _pairs_words(facts, [arms for arms, _, _ in found], uniform=all(verdicts), first=first)
     if not all(verdicts):
         parts = [f"on {t} {_tally(c)}, {_size(c, '')}" for t, c in zip(titles, columns, strict=True)]
         return f"{pairs}, {subject} stands against its contrastive twin {parts[0]}, and {parts[1]}."
@@ -223,12 +250,30 @@ def _group_sentence(
     return f"{pairs}, {subject} is {verdicts[0]} its contrastive twin {left}, {link} {again}{right}."
 
 
-def _pairs_words(count: int, equal: Sequence[str], *, uniform: bool, first: bool) -> str:
-    kind = f" of equal {join_words(list(equal))}" if equal else ""
+def _pairs_words(facts: Facts, found: Sequence[Arms], *, uniform: bool, first: bool) -> str:
+    count, kind = len(found), _equal_words(facts, found)
     if count == 1:
         return f"In {'the one' if first else 'one more'} pair{kind}"
+    independent = len(independent_groups([(a.first, a.second) for a in found]))
+    shared = "" if independent == count else f" ({number_word(independent)} independent)"
     number = "both" if count == 2 and uniform else f"{'all ' if uniform else ''}{number_word(count)}"
-    return f"{'In' if uniform else 'Over'} {number} pairs{kind}"
+    return f"{'In' if uniform else 'Over'} {number} pairs{shared}{kind}"
+
+
+def _equal_words(facts: Facts, found: Sequence[Arms]) -> str:
+    """What all of them hold equal: as a fact where the records bear it out, else as what was declared."""
+    words = []
+    for aspect in ("architecture", "information"):
+        if all(aspect in arms.pair.held_equal for arms in found):
+            records = [
+                fact.found
+                for arms in found
+                for fact in facts.pair_facts.get((arms.pair.a, arms.pair.b), ())
+                if fact.aspect == aspect
+            ]
+            sure = len(records) == len(found) and set(records) == {"equal"}
+            words.append(f"of equal {aspect}" if sure else f"of {aspect} declared equal")
+    return f" {join_words(words)}" if words else ""
 
 
 def _verdict(differences: Sequence[Interval]) -> str:

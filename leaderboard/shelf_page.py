@@ -202,8 +202,7 @@ def our_sides(task: str, gap: Decimal, mains: Sequence[Comparisons]) -> tuple[Ou
         facts = compared.facts
         assert facts.suites[compared.protocol] == MAIN, compared.protocol
         for arms in pairs_here(compared):
-            wrong = facts.contradictions.get((arms.pair.a, arms.pair.b))
-            if not arms.crosses or wrong or {arms.first, arms.second} & set(compared.reported):
+            if not arms.counts:
                 continue
             difference = compared.difference(arms.second, arms.first, task)
             if difference is None:
@@ -215,7 +214,8 @@ def our_sides(task: str, gap: Decimal, mains: Sequence[Comparisons]) -> tuple[Ou
             side = "contrastive" if span.value > 0 else "classification"
             words = f"{side} ahead by {size}" if decided else f"neither side ahead, {size}"
             same = (span.value > 0) == (gap > 0) and gap != 0
-            verdict = "undecided" if not decided else "same direction" if same else "opposite direction"
+            verdict = "same direction" if same else "opposite direction"
+            verdict = "undecided" if not decided else verdict if gap else "published: no difference"
             where = f"{task_title(facts, task)}, protocol {compared.protocol}, {titles[0]} less {titles[1]}"
             found.append(OurSide(words=f"{where}: {words}", verdict=verdict))
     return tuple(found)

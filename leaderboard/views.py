@@ -96,6 +96,8 @@ class EncoderName:
     architecture: str
     floor: str = ""
     """Floor in words; empty for encoders."""
+    flags: tuple[str, ...] = ()
+    """What a reader of its numbers should know: under the token budget, code of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,8 +113,6 @@ class BoardRow:
     num_params: int | None
     cost_s: float | None
     """Seconds of all its runs, what several runs share counted once; None where no run says."""
-    under_budget: bool
-    """Its grid gives fewer visual tokens than the protocol allows."""
     search: str
     """Lower-case text that the search looks through beside what the row shows."""
 

@@ -45,13 +45,13 @@ def test_one_badge_for_each_complete_cell_with_its_numbers(made):
     cells = connection.execute("SELECT encoder, task FROM leaderboard WHERE value IS NOT NULL").fetchall()
     ranks = connection.execute("SELECT encoder, task, rank_low, rank_high, num_ranked FROM ranks").fetchall()
     connection.close()
-    assert set(found) == {badge_name(e, t) for e, t in cells} and len(found) == 6
+    assert set(found) == {badge_name(MINI, e, t) for e, t in cells} and len(found) == 6
     for encoder, task, low, high, of in ranks:
-        label, drawn = words(found[badge_name(encoder, task)])
+        label, drawn = words(found[badge_name(MINI, encoder, task)])
         assert f"rank {low if low == high else f'{low}–{high}'} of {of}" in label
         metric = made.facts.metrics[MINI, encoder, task]
         assert score_words(metric) in label and score_words(metric) in drawn[1]
-    assert "rank" not in words(found[badge_name("blind", cells[0][1])])[0]
+    assert "rank" not in words(found[badge_name(MINI, "blind", cells[0][1])])[0]
 
 
 def test_a_toy_says_so_and_a_rehearsal_has_none(made):
@@ -65,7 +65,23 @@ def test_a_self_reported_row_says_so(made):
     key = next(k for k in made.facts.metrics if k[1] == "vit")
     metric = dataclasses.replace(made.facts.metrics[key], tier="self-reported")
     facts = dataclasses.replace(made.facts, metrics={**made.facts.metrics, key: metric})
-    assert words(badge_files(kit_of(facts))[badge_name(key[1], key[2])])[0].endswith("self-reported")
+    assert "self-reported" in words(badge_files(kit_of(facts))[badge_name(*key)])[0]
+
+
+def test_what_would_mislead_is_said(made):
+    keys = [k for k, m in made.facts.metrics.items() if k[1] == "vit" and m.value is not None]
+    low = {
+        k: dataclasses.replace(m, value=0.01, ci_low=0.0, ci_high=0.02, num_seeds=1) if k in keys else m
+        for k, m in made.facts.metrics.items()
+    }
+    scores = {
+        k: dataclasses.replace(t, scores=t.scores * 0.01) if k in keys else t
+        for k, t in made.facts.scores.items()
+    }
+    label = words(
+        badge_files(kit_of(dataclasses.replace(made.facts, metrics=low, scores=scores)))[badge_name(*keys[0])]
+    )[0]
+    assert "1 seed only" in label and "not above blind" in label
 
 
 def test_a_second_protocol_has_badges_of_its_own(made):
@@ -77,9 +93,8 @@ def test_a_second_protocol_has_badges_of_its_own(made):
     )
     found = badge_files(kit_of(both))
     key = next(k for k, m in made.facts.metrics.items() if m.value is not None)
-    # The main suite's are the ones with the short names.
-    assert "mini" not in words(found[badge_name(*key[1:])])[1][1]
-    assert "mini demonstration" in words(found[badge_name(*key[1:], MINI)])[1][1]
+    assert words(found[badge_name("two", *key[1:])])[1][1].startswith("two · ")
+    assert "mini demonstration" in words(found[badge_name(*key)])[1][1]
 
 
 def metric(value: float, low: float, high: float) -> Metric:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from harness.bundle import count_scores, write_bundle
-from harness.errors import UsageError
+from harness.errors import ResourceError, UsageError
+from harness.pair_facts import PairFact
 from harness.pairs import Pair
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
 from harness.store import ingest, open_store
@@ -328,8 +329,8 @@ def test_a_weak_encoder_is_marked_and_listed(made, compared):
 
 
 def test_own_floor_before_kin_before_any(made, compared):
-    assert compared.own_floors("net-clip", "shuffled-image") == ("shuffled",)
-    assert compared.own_floors("net-label", "shuffled-image") == ("shuffled",)
+    assert compared.own_floors("net-clip", "shuffled-image", VQA) == ("shuffled",)
+    assert compared.own_floors("net-label", "shuffled-image", VQA) == ("shuffled",)
     facts = made.facts
     other = dataclasses.replace(
         facts.submissions["random"], id="random-clip", base="net-clip", title="Random of clip"
@@ -339,9 +340,9 @@ def test_own_floor_before_kin_before_any(made, compared):
         facts.metrics["mini", "random", VQA], encoder="random-clip"
     )
     both = changed(facts, submissions={**facts.submissions, "random-clip": other}, metrics=metrics)
-    assert both.own_floors("net-clip", "random-init") == ("random-clip",)
-    assert both.own_floors("net-label", "random-init") == ("random",)
-    assert both.own_floors("net-words", "random-init") == ("random", "random-clip")
+    assert both.own_floors("net-clip", "random-init", VQA) == ("random-clip",)
+    assert both.own_floors("net-label", "random-init", VQA) == ("random",)
+    assert both.own_floors("net-words", "random-init", VQA) == ("random", "random-clip")
 
 
 def test_missing_floor_is_said(made):
@@ -364,7 +365,7 @@ def test_dead_task(made, compared):
 def test_answer_follows_from_the_data(made, compared):
     headline, more = answer(compared)
     assert headline.startswith(
-        "In the one pair of equal architecture, the encoder trained to classify labels is"
+        "In the one pair of architecture declared equal, the encoder trained to classify labels is"
     )
     assert "ahead of its contrastive twin on Mini linear probe by" in headline
     assert "but behind it on Mini VQA by" in headline
@@ -377,6 +378,60 @@ def test_answer_follows_from_the_data(made, compared):
     turned, _ = answer(changed(made.facts, scores=scores))
     assert "behind its contrastive twin on Mini linear probe" in turned
     assert "but ahead of it on Mini VQA" in turned
+
+
+def test_a_pair_that_does_not_count_is_not_in_the_answer(made):
+    facts = made.facts
+    wrong = {("net-clip", "net-label"): (PairFact("architecture", "equal", "differs"),)}
+    for found in (
+        changed(facts, pair_facts=wrong),
+        changed(
+            facts,
+            metrics={
+                k: dataclasses.replace(m, tier="self-reported") if k[1] == "net-label" else m
+                for k, m in facts.metrics.items()
+            },
+        ),
+    ):
+        assert answer(found)[0].startswith("The question is open here")
+        home = start_page(found)
+        assert home.pairs is None and home.num_pairs == 1
+        (aside,) = home.others
+        assert aside.note.endswith("not counted and not pooled")
+
+
+def test_confirmed_equality_is_said_as_a_fact(made):
+    sure = {("net-clip", "net-label"): (PairFact("architecture", "equal", "equal"),)}
+    assert answer(changed(made.facts, pair_facts=sure))[0].startswith(
+        "In the one pair of equal architecture, the"
+    )
+
+
+def test_one_seed_is_said_with_the_answer(made):
+    facts = made.facts
+    one = {k: dataclasses.replace(t, scores=t.scores[:1]) for k, t in facts.scores.items()}
+    _, more = answer(changed(facts, scores=one, seed_pools={}))
+    assert more[-1].endswith("so they cover samples only.")
+    assert "the seeds of probe and adapter" in answer(changed(facts))[1][-1]
+
+
+def test_a_floor_that_is_not_complete_gives_way_to_another(made):
+    facts = made.facts
+    half = dataclasses.replace(facts.metrics["mini", "shuffled", VQA], value=None, ci_low=None, ci_high=None)
+    other = dataclasses.replace(facts.submissions["shuffled"], id="shuffled-2", base="net-words")
+    found = changed(
+        facts,
+        submissions={**facts.submissions, "shuffled-2": other},
+        metrics={
+            **facts.metrics,
+            ("mini", "shuffled", VQA): half,
+            ("mini", "shuffled-2", VQA): dataclasses.replace(
+                facts.metrics["mini", "shuffled", VQA], encoder="shuffled-2"
+            ),
+        },
+    )
+    assert found.own_floors("net-clip", "shuffled-image", VQA) == ("shuffled-2",)
+    assert found.own_floors("net-clip", "shuffled-image", PROBE) == ("shuffled",)
 
 
 def test_answer_without_pairs_is_open(made):
@@ -405,7 +460,7 @@ def test_several_pairs_are_counted(made):
             facts, submissions=submissions, scores=scores, metrics=metrics, pairs=(facts.pairs[0], second)
         )
     )
-    assert headline.startswith("Over two pairs of equal architecture")
+    assert headline.startswith("Over two pairs (one independent) of architecture declared equal")
     assert "on Mini linear probe ahead in two," in headline
     assert "on Mini VQA behind in one and undecided in one," in headline
     assert "intervals within" in headline
@@ -417,7 +472,8 @@ def test_pairs_of_the_start_page(made, compared):
     assert home.num_pairs == 2 and home.pairs is not None
     (point,) = home.pairs.rows
     assert (point.label, home.pairs.num_left_out) == ("Net: Label − Clip", 1)
-    assert not point.same_information and point.href == "pairs/net-clip--net-label.html"
+    assert [k.words for k in home.pairs.kinds] == ["information differs, as declared"]
+    assert point.href == "pairs/net-clip--net-label.html"
     left, right = (made.facts.scores["mini", e, PROBE].scores.mean() for e in ("net-label", "net-clip"))
     assert point.probe.value == pytest.approx(left - right)
     assert home.pairs.chart.zero_x == home.pairs.chart.zero_y.replace("46.00", "53.50")
@@ -466,18 +522,16 @@ def test_rank_flips_are_named(made):
 
 def test_board_rows_say_cost_tier_and_budget(made):
     facts = made.facts
-    runs = tuple(
-        dataclasses.replace(r, receipt={**r.receipt, "under_budget": r.encoder == "net-clip"})
-        for r in facts.runs
-    )
-    table = changed(facts, runs=runs)
+    table = changed(facts, under_budget=frozenset({"net-clip"}))
     page = board_page(table, board(table))
     rows = {r.name.id: r for r in page.board.encoders}
-    assert [r.name.id for r in page.board.encoders if r.under_budget] == ["net-clip"]
+    assert [r.name.id for r in page.board.encoders if r.name.flags] == ["net-clip"]
+    assert rows["net-clip"].name.flags == ("under the token budget",)
     # Nine runs that report the same 1.5 s and 90 s: they share the stages, so each counts once.
     assert rows["net-label"].cost_s == 91.5
     assert {r.tier for r in rows.values()} == {"re-run"} and page.board.tiers == ("re-run",)
-    assert page.trade is not None and sum(r.on_front for r in page.trade.rows) == 1
+    # Of three rows one has every task with every seed: no two to compare.
+    assert page.trade is None or len(page.trade.rows) > 1
 
 
 def test_a_long_board_says_what_it_leaves_out(compared, monkeypatch):
@@ -580,6 +634,29 @@ def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="holds something that is no site"):
         write_site({"index.html": b"x"}, tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_swap_that_fails_leaves_the_old_site(tmp_path, monkeypatch):
+    write_site({"index.html": b"1"}, tmp_path / "s")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith(".site-") and not self.name.endswith("-old"):
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(ResourceError, match="cannot replace the site"):
+        write_site({"index.html": b"2"}, tmp_path / "s")
+    assert (tmp_path / "s" / "index.html").read_bytes() == b"1"
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_link_to_a_folder_keeps_leading_there(tmp_path):
+    write_site({"index.html": b"1"}, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_site({"index.html": b"2"}, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "index.html").read_bytes() == b"2"
 
 
 def test_an_old_site_is_replaced_whole(tmp_path):

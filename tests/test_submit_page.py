@@ -143,5 +143,5 @@ def test_files_that_are_named_exist():
 
 
 def test_the_badge_is_markdown_and_no_link():
-    assert f"![Eyechart, VQAv2](SITE/badges/{ID}/eyechart_vqav2_val.svg)" in LINES
+    assert f"![Eyechart, VQAv2](SITE/badges/main/{ID}/eyechart_vqav2_val.svg)" in LINES
     assert "<img" not in PAGE

@@ -19,6 +19,7 @@
   var tasks = headers.filter(function (h) { return h.classList.contains("score"); })
     .map(function (h) { return h.getAttribute("data-column"); });
   var boxes = list(document.querySelectorAll("input[data-column]"));
+  var choices = boxes.map(function (b) { return b.getAttribute("data-column"); });
   var texts = { q: byId("f-q"), min: byId("f-min"), max: byId("f-max") };
   var picks = { by: byId("f-by"), source: byId("f-source"), tier: byId("f-tier") };
   var complete = byId("f-complete");
@@ -30,7 +31,7 @@
 
   function read() {
     var asked = new URLSearchParams(location.hash.slice(1));
-    var hidden = (asked.get("hide") || "").split(",").filter(function (c) { return columns.indexOf(c) > -1; });
+    var hidden = (asked.get("hide") || "").split(",").filter(function (c) { return choices.indexOf(c) > -1; });
     var sort = asked.get("sort");
     return {
       q: asked.get("q") || "", min: amount(asked.get("min")), max: amount(asked.get("max")),
@@ -152,41 +153,39 @@
   var served = ranked.map(function (row) {
     return list(row.querySelectorAll("span.rank")).map(function (s) { return [s, s.textContent]; });
   });
-  var files = {};
-  (table.getAttribute("data-pairs") || "").split(" ").filter(Boolean).forEach(function (item) {
-    var at = item.indexOf("=");
-    files[item.slice(0, at)] = item.slice(at + 1);
-  });
-  var decoded = {};
-  var asked = {};
+  /* Names of tasks and encoders are strangers': no key of theirs may meet one that every object has. */
+  var files = new Map(JSON.parse(table.getAttribute("data-pairs")));
+  var decoded = new Map();
+  var asked = new Set();
+  var failed = new Set();
 
   function restore() {
     served.forEach(function (found) { found.forEach(function (pair) { pair[0].textContent = pair[1]; }); });
   }
 
   function load(task, then) {
-    if (asked[task]) { return; }
-    asked[task] = true;
+    if (asked.has(task)) { return; }
+    asked.add(task);
     var script = document.createElement("script");
-    script.src = files[task];
+    script.src = files.get(task);
     script.addEventListener("load", then);
-    script.addEventListener("error", function () { status.textContent += " The pairs of " + task + " could not be read."; });
+    script.addEventListener("error", function () { failed.add(task); then(); });
     document.head.appendChild(script);
   }
 
   function pairsOf(task) {
-    var said = (window.EYECHART_PAIRS || {})[task];
-    if (said && !decoded[task]) {
+    var all = window.EYECHART_PAIRS;
+    var said = all && Object.prototype.hasOwnProperty.call(all, task) ? all[task] : null;
+    if (said && !decoded.has(task)) {
       var bytes = atob(said.p);
       var codes = new Uint16Array(bytes.length / 2);
       for (var i = 0; i < codes.length; i += 1) {
         codes[i] = bytes.charCodeAt(2 * i) + 256 * bytes.charCodeAt(2 * i + 1);
       }
-      var place = {};
-      said.encoders.forEach(function (e, n) { place[e] = n; });
-      decoded[task] = { codes: codes, place: place, values: said.values, count: said.encoders.length };
+      var place = new Map(said.encoders.map(function (e, n) { return [e, n]; }));
+      decoded.set(task, { codes: codes, place: place, values: said.values, count: said.encoders.length });
     }
-    return decoded[task];
+    return decoded.get(task);
   }
 
   function codeOf(pairs, i, j) {
@@ -221,8 +220,8 @@
 
   /* encoder -> [low, high, letters], as harness.comparison.rank has it. */
   function rank(pairs, encoders) {
-    var here = encoders.filter(function (e) { return e in pairs.place; })
-      .map(function (e) { return pairs.place[e]; }).sort(function (a, b) { return a - b; });
+    var here = encoders.filter(function (e) { return pairs.place.has(e); })
+      .map(function (e) { return pairs.place.get(e); }).sort(function (a, b) { return a - b; });
     var codes = [];
     for (var a = 0; a < here.length; a += 1) {
       for (var b = a + 1; b < here.length; b += 1) { codes.push(codeOf(pairs, here[a], here[b])); }
@@ -231,7 +230,7 @@
     function differ(i, j) { return codeOf(pairs, i, j) >= least; }
     var order = here.slice().sort(function (i, j) { return pairs.values[j] - pairs.values[i] || i - j; });
     var runs = groups(order, differ);
-    var found = {};
+    var found = new Map();
     here.forEach(function (i) {
       var better = 0;
       var worse = 0;
@@ -241,7 +240,7 @@
       });
       var at = order.indexOf(i);
       var letters = runs.map(function (r, n) { return r[0] <= at && at < r[1] ? letter(n) : ""; }).join("");
-      found[i] = [1 + better, here.length - worse, letters];
+      found.set(i, [1 + better, here.length - worse, letters]);
     });
     return found;
   }
@@ -252,10 +251,20 @@
     var found = rank(pairs, shown.map(function (row) { return row.getAttribute("data-id"); }));
     shown.forEach(function (row) {
       var span = row.cells[column].querySelector("span.rank");
-      var got = found[pairs.place[row.getAttribute("data-id")]];
+      var got = found.get(pairs.place.get(row.getAttribute("data-id")));
       if (!span || !got) { return; }
       span.textContent = "rank " + (got[0] === got[1] ? got[0] : got[0] + "\u2013" + got[1]) + " \u00b7 " + got[2];
     });
+  }
+
+  /* Old ranks must not stand beside new ones. */
+  function blank(task, shown) {
+    var column = columns.indexOf(task);
+    shown.forEach(function (row) {
+      var span = row.cells[column].querySelector("span.rank");
+      if (span) { span.textContent = "rank unknown"; }
+    });
+    return " The pairs of " + task + " could not be read, so it has none.";
   }
 
   function count(n, noun) { return n.toLocaleString("en") + " " + noun + (n === 1 ? "" : "s"); }
@@ -263,17 +272,22 @@
   function showRanks(state) {
     var shown = ranked.filter(function (row) { return !row.hidden; });
     restore();
-    var words = "Showing " + count(shown.length, "ranked encoder") + " of " + ranked.length.toLocaleString("en") + ".";
+    var others = rows.filter(function (row) { return !row.hidden; }).length - shown.length;
+    var words = "Showing " + count(shown.length, "ranked encoder") + " of " + ranked.length.toLocaleString("en")
+      + (others ? " and " + count(others, "self-reported row") : "") + ".";
+    if (!shown.length) { status.textContent = words + (others ? "" : " Nothing matches: Reset shows all."); return; }
     if (shown.length === ranked.length) { status.textContent = words; return; }
     if (shown.length > RANKED_UP_TO) {
       status.textContent = words + " Ranks are among all of them: leave " + RANKED_UP_TO + " rows or fewer to have them computed anew.";
       return;
     }
-    status.textContent = words + " Ranks and tie groups are of these.";
-    Object.keys(files).forEach(function (task) {
+    words += " Ranks and tie groups are of these.";
+    files.forEach(function (file, task) {
       if (state.hide.indexOf(task) > -1) { return; }
+      if (failed.has(task)) { words += blank(task, shown); return; }
       if (pairsOf(task)) { rankTask(task, shown); } else { load(task, apply); }
     });
+    status.textContent = words;
   }
 
   /* ---- events ---- */
@@ -287,6 +301,9 @@
     if (location.hash && location.hash !== "#") { location.hash = ""; } else { apply(); }
   });
   window.addEventListener("hashchange", apply);
-  byId("filters").hidden = false;
+  var panel = byId("filters");
+  panel.hidden = false;
+  /* On a phone the rows come first. */
+  if (window.matchMedia("(max-width: 48rem)").matches && !location.hash) { panel.open = false; }
   apply();
 }());

@@ -2,13 +2,18 @@
 (function () {
   "use strict";
 
+  /* Order as served, which breaks ties: what a link shows must not hang on what was pressed before. */
+  var served = new WeakMap();
+
   function sortKey(row, column, numeric) {
     var cell = row.cells[column];
     var text = cell ? cell.getAttribute("data-value") : null;
     if (numeric) {
       return text === null ? null : Number(text);
     }
-    return text === null ? (cell ? cell.textContent.trim().toLowerCase() : null) : text;
+    if (text !== null || !cell) { return text; }
+    var name = cell.tagName === "TH" && cell.querySelector("a");
+    return (name || cell).textContent.trim().toLowerCase();
   }
 
   function compare(a, b, sign) {
@@ -33,8 +38,8 @@
     for (var i = 0; i < headers.length; i += 1) { headers[i].removeAttribute("aria-sort"); }
     header.setAttribute("aria-sort", direction);
     var body = table.tBodies[0];
-    var rows = Array.prototype.map.call(body.rows, function (row, place) {
-      return { row: row, place: place, key: sortKey(row, column, numeric) };
+    var rows = Array.prototype.map.call(body.rows, function (row) {
+      return { row: row, place: served.get(row), key: sortKey(row, column, numeric) };
     });
     var sign = direction === "ascending" ? 1 : -1;
     rows.sort(function (a, b) { return compare(a, b, sign); });
@@ -50,6 +55,7 @@
   }
 
   function makeSortable(table) {
+    Array.prototype.forEach.call(table.tBodies[0].rows, function (row, place) { served.set(row, place); });
     Array.prototype.forEach.call(table.tHead.rows[0].cells, function (header) {
       var button = document.createElement("button");
       button.type = "button";

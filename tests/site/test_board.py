@@ -96,8 +96,14 @@ def test_a_search_leaves_its_rows_and_ranks_them_anew(browser, of_record):
 
 
 def test_ranks_as_served_are_those_of_the_index(browser, of_record):
-    rows = ask(of_record.db, "SELECT encoder, task, rank_low, rank_high FROM ranks WHERE protocol = 'mini'")
-    wanted = {(e, t): f"rank {low}" + (f"–{high}" if high != low else "") for e, t, low, high in rows}
+    rows = ask(
+        of_record.db,
+        "SELECT encoder, task, rank_low, rank_high, tie_groups FROM ranks WHERE protocol = 'mini'",
+    )
+    wanted = {
+        (e, t): f"rank {low}{f'–{high}' if high != low else ''} · {''.join(chr(96 + g) for g in groups)}"
+        for e, t, low, high, groups in rows
+    }
     with visiting(browser, of_record.folder) as visitor:
         page = visitor.open(BOARD)
         tasks = page.evaluate(TASKS)
