@@ -170,7 +170,11 @@ def test_a_published_site_is_verified(made, home, capsys, monkeypatch, tmp_path)
             "leaderboard.parquet: bytes are not what",
         ),
         ("social.png", lambda data: data + b"x", "social.png: bytes are not what"),
-        ("badges/mini/vit/eyechart_mini_vqa.svg", lambda data: data.replace(b"rank", b"best"), "vqa.svg: line"),
+        (
+            "badges/mini/vit/eyechart_mini_vqa.svg",
+            lambda data: data.replace(b"rank", b"best"),
+            "vqa.svg: line",
+        ),
     ]:
         whole = (tmp_path / "site" / name).read_bytes()
         (tmp_path / "site" / name).write_bytes(change(whole))

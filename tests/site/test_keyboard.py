@@ -34,8 +34,9 @@ SORTED = """([table, column]) => {
     numeric: numeric,
     keys: Array.from(t.tBodies[0].rows).map(r => {
       const c = r.cells[column], v = c.getAttribute("data-value");
+      const said = c.tagName === "TH" && c.querySelector("a") || c;
       if (numeric) return v === null ? null : Number(v);
-      return v === null ? c.textContent.trim().toLowerCase() : v;
+      return v === null ? said.textContent.trim().toLowerCase() : v;
     }),
   };
 }"""
