@@ -15,6 +15,7 @@ from leaderboard.markdown import Block, Items, Paragraph, Part, Span, plain_text
 
 SCORES = "Scores"
 """The heading, below a version's, of what moved a number."""
+_OWN_DATE = re.compile(r"(?P<date>\d{4}-\d{2}-\d{2}): ")
 _DATED = re.compile(r"\[?(?P<version>.+?)\]?(?:\s+[-–—]\s+|\s+\()(?P<date>\d{4}-\d{2}-\d{2})\)?")
 
 
@@ -29,7 +30,7 @@ class ScoreChange:
     version: str
     """As the version's heading says it, without the date."""
     date: str
-    """Year, month and day, or empty where the heading has none."""
+    """Year, month and day: those that the entry begins with, else the heading's; empty for neither."""
     anchor: str
     """`changes.html#<anchor>`. Made from the text, so that it outlives the version's being named."""
     text: str
@@ -127,8 +128,11 @@ def _entries(part: Part) -> list[tuple[Block, ...]]:
 
 def _change(blocks: Sequence[Block], version: str, date: str, seen: Counter[str]) -> ScoreChange:
     text = plain_text(blocks)
+    own = _OWN_DATE.match(text)
     anchor = _numbered(f"change-{digest_bytes(text.encode())[:12]}", seen)
-    return ScoreChange(version=version, date=date, anchor=anchor, text=text, blocks=tuple(blocks))
+    return ScoreChange(
+        version=version, date=own["date"] if own else date, anchor=anchor, text=text, blocks=tuple(blocks)
+    )
 
 
 def _numbered(anchor: str, seen: Counter[str]) -> str:

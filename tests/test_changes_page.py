@@ -244,3 +244,12 @@ def test_text_is_kept_whole():
     flat = plain_text([b for p in read_markdown(text) for b in p.blocks])
     for word in words:
         assert re.search(rf"\b{word}\b", flat) and re.search(rf"\b{word}b\b", flat)
+
+
+def test_an_entry_may_bear_its_own_date(tmp_path):
+    path = tmp_path / "CHANGELOG.md"
+    path.write_text(
+        "# C\n\n## 1.0 - 2026-01-02\n\n### Scores\n\n- 2025-12-31: One moved.\n- Another moved.\n"
+    )
+    assert [c.date for c in scores_entries(path)] == ["2025-12-31", "2026-01-02"]
+    assert all(c.date for c in scores_entries())  # the feed orders by them
