@@ -79,7 +79,9 @@ def test_a_network_of_ones_own_runs_only_when_allowed_and_is_badged(tiny, home, 
     assert main(["ingest"]) == 0
     assert main(["publish"]) == 0
     page = (tmp_path / "site" / "encoders" / "own-code.html").read_text()
-    assert "their own code (python)" in page
+    assert "their own code (python)" in page and "self-reported" in page
+    (board,) = (tmp_path / "site" / "boards").glob("*.html")
+    assert "self-reported" in board.read_text()
     assert "self-reported" in (tmp_path / "site" / "index.html").read_text()
 
 
