@@ -43,7 +43,8 @@ test-vllm: setup-vllm ## start the real vLLM and compare it with the reference e
 	@$(PYTHON_IN) -m pytest -v -m vllm
 
 test-site: setup-site ## open the site in a real browser: axe-core, layout, keyboard, hostile texts, pictures
-	@$(PYTHON_IN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m site tests/site
+	@$(PYTHON_IN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m site -k "not less_than_a_frame" tests/site
+	@$(PYTHON_IN) -m pytest -q -m site -k less_than_a_frame tests/site
 
 check: lint types test ## all guards: ruff, mypy, layers, house rules, fast tests
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from browser import THEMES, visiting
 
@@ -31,7 +29,8 @@ def test_axe_finds_no_violation(browser, site):
         for name in site.sample():
             page = visitor.open(name)
             page.evaluate(AXE_SCRIPT)
-            for theme, width in itertools.product(THEMES, (360, 1440)):
+            # Both themes and both widths, not all four together: colours do not hang on the width.
+            for theme, width in zip(THEMES, (1440, 360), strict=True):
                 page.emulate_media(color_scheme=theme)
                 visitor.resize(width)
                 lines, passed = violations(page, f"{name}, {theme}, {width} px")

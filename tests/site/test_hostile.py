@@ -81,7 +81,9 @@ def test_every_field_of_an_encoder_is_text_and_nothing_else(browser, hostile):
 
 def test_every_other_page_holds_too(browser, hostile):
     faults, texts = [], []
-    pages = [p.relative_to(hostile.folder).as_posix() for p in sorted(hostile.folder.rglob("*.html"))]
+    # Flips of one direction show what those of both do.
+    paths = [p for p in sorted(hostile.folder.rglob("*.html")) if "--only-" not in p.name]
+    pages = [p.relative_to(hostile.folder).as_posix() for p in paths]
     with visiting(browser, hostile.folder) as visitor:
         for name in pages:
             if not name.startswith("encoders/"):
