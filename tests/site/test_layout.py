@@ -36,7 +36,9 @@ def faults(visitor, names, widths):
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
 def test_nothing_is_cut_off_at_any_width(browser, site, script):
     with visiting(browser, site.folder, java_script_enabled=script) as visitor:
-        found = faults(visitor, site.sample(), (320, *WIDTHS, 3840))
+        # Without script nothing moves but what it makes: the ends are enough.
+        widths = (320, *WIDTHS, 3840) if script else (320, 1440)
+        found = faults(visitor, site.sample(), widths)
     assert not found, "\n".join(found)
 
 
