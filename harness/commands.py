@@ -217,7 +217,7 @@ def score(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     """Measure the example checkpoint as a submitter would, beside the results of record."""
     from harness.mini.members import WEIGHTS
-    from harness.pairs import read_pairs
+    from harness.pairs import own_pairs, read_pairs
     from harness.plan import make_plan
     from harness.store import ingest
     from leaderboard.build import build_site
@@ -234,7 +234,7 @@ def demo(arguments: argparse.Namespace) -> int:
     carry_out(made, results)
     roots = [root for root in (RESULTS, results) if root.is_dir()]
     database = home.root / "demo.duckdb"
-    pairs = RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None
+    pairs = own_pairs()
     ingest(database, *roots, pairs=read_pairs(pairs) if pairs else ())
     report = build_site(database, arguments.site, pairs, datasets=home.datasets)
     print(_demo_table(database, made.subject.submission.id))

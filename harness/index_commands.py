@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 
 def ingest_results(arguments: argparse.Namespace) -> int:
     """Verify bundles and load them."""
-    from harness.pairs import read_pairs
+    from harness.pairs import own_pairs, read_pairs
     from harness.store import ingest
 
     home = find_home(arguments.home)
     roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
     if not roots:
         raise UsageError("no results to ingest", expected=f"{RESULTS} or {home.results}")
-    declared = arguments.pairs or _own_pairs()
+    declared = arguments.pairs or own_pairs()
     report = ingest(
         arguments.db or home.database,
         *roots,
@@ -56,11 +55,6 @@ def ingest_results(arguments: argparse.Namespace) -> int:
         for item in getattr(report, name):
             print(f"  {name.replace('_', ' ')}: {item}")
     return 0
-
-
-def _own_pairs() -> Path | None:
-    path = RESULTS / "pairs.toml"
-    return path if path.is_file() else None
 
 
 def query(arguments: argparse.Namespace) -> int:
@@ -109,10 +103,11 @@ def write_board(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     """Build the static site."""
+    from harness.pairs import own_pairs
     from leaderboard.build import build_site
 
     home = find_home(arguments.home)
-    pairs = arguments.pairs or _own_pairs()
+    pairs = arguments.pairs or own_pairs()
     own = sorted(home.protocols.glob("*.toml"))
     report = build_site(
         arguments.db or home.database,
@@ -145,14 +140,14 @@ def spell_build(report: SiteReport) -> str:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Show the site until interrupted, and build it anew whenever the index changes."""
-    from harness.pairs import read_pairs
+    from harness.pairs import own_pairs, read_pairs
     from harness.store import ingest
     from leaderboard.build import build_site
     from leaderboard.serve import serve_site
 
     home = find_home(arguments.home)
     database = arguments.db or home.database
-    pairs = arguments.pairs or _own_pairs()
+    pairs = arguments.pairs or own_pairs()
     if arguments.results:
         ingest(database, *arguments.results, pairs=read_pairs(pairs) if pairs else ())
 

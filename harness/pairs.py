@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.home import RESULTS
 
 ASPECTS = (
     "architecture",
@@ -115,3 +116,9 @@ def _check_keys(table: dict[str, Any], known: tuple[str, ...], where: str) -> No
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
+
+
+def own_pairs() -> Path | None:
+    """The declaration beside the results of record, or None where there is none."""
+    path = RESULTS / "pairs.toml"
+    return path if path.is_file() else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.home import RESULTS, Home, find_home
+from harness.home import Home, find_home
 from harness.progress import Stage, spell_time
 from harness.tables import text_table
 
@@ -46,13 +46,13 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _publish(rehearsal: Any, engines: Sequence[str], site: Path) -> Any:
-    from harness.pairs import read_pairs
+    from harness.pairs import own_pairs, read_pairs
     from harness.rehearsal.perform import results_of
     from harness.store import ingest
     from leaderboard.build import build_site
 
     database = rehearsal.home.database
-    pairs = RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None
+    pairs = own_pairs()
     declared = read_pairs(pairs) if pairs else ()
     report = ingest(database, *(results_of(rehearsal, engine) for engine in engines), pairs=declared)
     print(f"\n{report.num_bundles} bundles, {report.num_samples:,} samples, {report.num_cells} cells.")

@@ -88,9 +88,10 @@ def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
         raise UsageError("no results to compare with", expected=f"{RESULTS} or {home.results}")
     if kind == STORE:
         return _with_stage(lambda show: verify_store(arguments.path, roots, show))
+    from harness.pairs import own_pairs
     from harness.site_check import verify_site
 
-    pairs = arguments.pairs or (RESULTS / "pairs.toml" if (RESULTS / "pairs.toml").is_file() else None)
+    pairs = arguments.pairs or own_pairs()
     own = sorted(home.protocols.glob("*.toml"))
     return _with_stage(lambda show: verify_site(arguments.path, roots, pairs, own, show, home.datasets))
 

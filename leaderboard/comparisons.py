@@ -94,7 +94,7 @@ class Comparisons:
             right = self.facts.scores.get((self.protocol, floor, task))
             tables = {
                 e: table.scores
-                for e in self._held_by(floor, task)
+                for e in sorted(self._held_by(floor, task))
                 if right is not None
                 and (table := self.facts.scores.get((self.protocol, e, task))) is not None
                 and table.sample_ids == right.sample_ids
