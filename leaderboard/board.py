@@ -18,7 +18,7 @@ from leaderboard.views import Board, BoardRow, Cell
 from leaderboard.wording import page_name
 
 STRIPS_UP_TO = 300
-"""Rows with small bars in their cells; a longer board is numbers only, to stay light."""
+"""Rows with small bars and the lift's interval in their cells; a longer board has neither, to stay light."""
 ROWS_UP_TO = 2000
 """Ranked rows that the page holds; it weighs 0.2 kB a row and a task. The downloads have all of them."""
 POINTS_UP_TO = 60

@@ -100,18 +100,22 @@ def made_up(num_encoders: int, more: int = 0) -> Facts:
             share = 0.1 if floor else rng.uniform(0.3, 0.95)
             table = (rng.random((SEEDS, SAMPLES)) < share).astype(float)
             value = float(table.mean())
+            below, above = rng.uniform(0.005, 0.04, 2)
             key = "mini", name, task
             scores[key] = ScoreTable(sample_ids=ids, clusters=clusters, scores=table)
             metrics[key] = Metric(
                 protocol="mini", encoder=name, family=names[name].family, side=names[name].side, task=task,
-                split="test", metric="exact_match", value=value, ci_low=max(value - 0.0313, 0),
-                ci_high=min(value + 0.0297, 1), num_seeds=SEEDS, num_expected=SEEDS * SAMPLES,
+                split="test", metric="exact_match", value=value, ci_low=max(value - below, 0),
+                ci_high=min(value + above, 1), num_seeds=SEEDS, num_expected=SEEDS * SAMPLES,
                 num_scored=SEEDS * SAMPLES, num_unparsed=0, num_error=0, num_missing=0, tier="re-run",
             )  # fmt: skip
             if not floor:
                 low = int(rng.integers(1, num_encoders))
                 places[key] = Place(
-                    low=low, high=min(low + 9, num_encoders), groups=(1,), num_ranked=num_encoders
+                    low=low,
+                    high=min(low + 9, num_encoders),
+                    groups=tuple(range(1 + low // 90, 2 + low // 90 + number % 2)),
+                    num_ranked=num_encoders,
                 )
             runs += [made_up_run(number, name, task, seed, table) for seed in range(SEEDS)]
     return Facts(
