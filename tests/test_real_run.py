@@ -98,7 +98,8 @@ def stop_by_scheduler(begin, home):
 @pytest.mark.parametrize(
     "stops",
     [
-        [stop_by_ctrl_c],
+        # Minutes each; the fast suite stops runs of tiny models at every moment (tests/test_run.py).
+        pytest.param([stop_by_ctrl_c], marks=pytest.mark.slow),
         pytest.param([stop_by_ctrl_c, stop_by_scheduler], marks=pytest.mark.slow),
     ],
 )
