@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from stored_runs import draw
 
-from harness.bootstrap import paired_bootstrap
+from harness.bootstrap import _PoissonTables, paired_bootstrap
 from harness.comparison import all_against, all_pairs, compare, detectable, holm, rank
 from harness.family import family_effect, independent_groups, rank_agreement
 from harness.simulation import World, simulate
@@ -157,6 +157,33 @@ def test_the_collapsed_bootstrap_is_the_clustered_one(levels: int) -> None:
     assert found.se == pytest.approx(means.std(ddof=1), rel=0.06)
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=4e-3)
     assert found.num_cells <= 80
+
+
+def test_looked_up_poisson_numbers_are_poisson() -> None:
+    means, draws = np.array([0.0, 0.03, 0.9, 3.7, 3.7, 41.0, 300.5, 20_000.0]), 40_000
+    found = _PoissonTables.of(means).draw(np.random.default_rng(5), draws)
+    assert (found[0] == 0).all()
+    for mean, numbers in zip(means[1:], found[1:], strict=True):
+        edges = np.unique(scipy_stats.poisson.ppf(np.linspace(0.02, 0.98, 25), mean))
+        expected = np.diff(scipy_stats.poisson.cdf(edges, mean), prepend=0.0, append=1.0) * draws
+        observed = np.bincount(np.searchsorted(edges, numbers), minlength=len(edges) + 1)
+        used = expected > 5
+        chi2 = ((observed - expected)[used] ** 2 / expected[used]).sum()
+        assert scipy_stats.chi2.sf(chi2, used.sum() - 1) > 1e-4, mean
+        # The tails, which the classes above take together.
+        beyond = (np.abs(numbers - mean) > 3.3 * np.sqrt(mean) + 1).sum()
+        assert beyond <= 5 * (1 + draws * 2e-3), mean
+    assert abs(np.corrcoef(found[3], found[4])[0, 1]) < 4 / np.sqrt(draws)
+
+
+def test_numbers_of_many_equal_clusters_are_multinomial() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.integers(0, 2, 30_000), rng.integers(0, 2, 30_000)
+    found = paired_bootstrap(a, b, np.arange(30_000), replicates=20_000)
+    sd = (a - b).std() / np.sqrt(30_000)
+    assert found.num_cells == 3
+    assert found.se == pytest.approx(sd, rel=0.025)  # four standard errors of a deviation of 20,000
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * sd, rel=0.05)
 
 
 def test_the_bootstrap_does_not_depend_on_cores_or_order(monkeypatch) -> None:
