@@ -108,6 +108,12 @@ def _add_verify(commands: Any) -> None:
         "--rescore", action="store_true", help="score every stored answer again (needs the extra `run`)"
     )
     verify.add_argument(
+        "--write-re-scored",
+        type=Path,
+        metavar="DIR",
+        help="with --rescore: where all is well, write self-reported bundles as `re-scored` to a new folder",
+    )
+    verify.add_argument(
         "--results",
         type=Path,
         action="append",

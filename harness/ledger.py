@@ -23,7 +23,8 @@ People write both, so a slip is one line that names the nearest key.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -104,6 +105,29 @@ def read_tombstones(results: Path) -> list[Tombstone]:
         UsageError: the file is not valid; names the entry.
     """
     return _read(results / TOMBSTONES, "tombstone", Tombstone)
+
+
+def all_attempts(roots: Iterable[Path]) -> list[Attempt]:
+    """Attempts of several folders of results, by encoder id; of two for one encoder the larger.
+
+    Raises:
+        UsageError: as `read_attempts`.
+    """
+    found: dict[str, Attempt] = {}
+    for attempt in (a for root in roots for a in read_attempts(root).values()):
+        old = found.get(attempt.encoder, attempt)
+        found[attempt.encoder] = max(old, attempt, key=lambda a: (a.runs, a.adapter_seeds, astuple(a)))
+    return [found[encoder] for encoder in sorted(found)]
+
+
+def all_tombstones(roots: Iterable[Path]) -> list[Tombstone]:
+    """Tombstones of several folders of results, each once, in the order of their days.
+
+    Raises:
+        UsageError: as `read_tombstones`.
+    """
+    found = {stone for root in roots for stone in read_tombstones(root)}
+    return sorted(found, key=lambda stone: (stone.date, astuple(stone)))
 
 
 def _read(path: Path, name: str, cls: type[T]) -> list[T]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.bundle import Bundle
+from harness.bundle import Bundle, write_bundle
 from harness.bundle_rules import Definitions
 from harness.data import Split, open_split
 from harness.digest import digest_bytes
@@ -35,6 +35,8 @@ class Rescored:
     findings: tuple[EyechartError, ...]
     notes: tuple[str, ...]
     """Scorers that are not those of the bundles; compared all the same."""
+    scored_by: dict[Path, str]
+    """Scorer digest that scored each bundle's answers again."""
 
 
 def rescore(
@@ -59,6 +61,7 @@ def rescore(
     """
     findings: list[EyechartError] = []
     notes: set[str] = set()
+    scored_by: dict[Path, str] = {}
     groups: dict[tuple[str, int, str], list[Bundle]] = defaultdict(list)
     for bundle in bundles:
         groups[bundle.run.protocol, bundle.run.protocol_version, bundle.run.suite].append(bundle)
@@ -78,10 +81,46 @@ def rescore(
         places = ScorePlaces(tasks, home.data(suite), protocol.video.frames, tasks_dir)
         for bundle, (scores, digest) in _score([b for b in asked if b.path not in wrong], places, progress):
             findings += _compare_scores(bundle, scores)
+            scored_by[bundle.path] = digest
             if digest[:SCORER_DIGITS] != bundle.scorer_digest:
                 by = f"{bundle.scorer_digest}, again by {digest[:SCORER_DIGITS]}"
                 notes.add(f"{bundle.run.task}: scored by {by}: another scorer, compared all the same")
-    return Rescored(num_checked=len(bundles), findings=tuple(findings), notes=tuple(sorted(notes)))
+    return Rescored(
+        num_checked=len(bundles),
+        findings=tuple(findings),
+        notes=tuple(sorted(notes)),
+        scored_by=scored_by,
+    )
+
+
+def write_re_scored(bundles: Sequence[Bundle], scored_by: dict[Path, str], folder: Path) -> list[Path]:
+    """Write self-reported bundles whose scores were found again once more, as `re-scored`.
+
+    Args:
+        bundles: sound, and scored again without a finding; those of a higher tier are left out.
+        scored_by: scorer digest of each.
+        folder: of results; bundles there are not replaced.
+
+    Returns:
+        The new bundles' folders.
+
+    Raises:
+        IntegrityError: a bundle that lies there already is damaged.
+        ResourceError: the disk is full.
+    """
+    return [
+        write_bundle(
+            folder,
+            replace(bundle.run, tier="re-scored"),
+            bundle.answers,
+            bundle.receipt,
+            bundle.environment,
+            scores=bundle.scores,
+            scorer_digest=scored_by[bundle.path],
+        )
+        for bundle in bundles
+        if bundle.run.tier == "self-reported"
+    ]
 
 
 def _unknown(bundle: Bundle, what: str) -> EyechartError:

@@ -119,6 +119,26 @@ CREATE TABLE declared_pairs (
     PRIMARY KEY (a, b)
 );
 
+-- What was tried before an encoder was submitted, as results/attempts.toml declares it.
+CREATE TABLE attempts (
+    encoder VARCHAR PRIMARY KEY,
+    checkpoints BIGINT NOT NULL,
+    adapter_seeds BIGINT NOT NULL,
+    runs BIGINT NOT NULL,
+    declared_by VARCHAR NOT NULL,
+    date VARCHAR NOT NULL,
+    note VARCHAR NOT NULL
+);
+
+-- Rows that were withdrawn, as results/tombstones.toml keeps them.
+CREATE TABLE tombstones (
+    protocol VARCHAR NOT NULL,
+    encoder VARCHAR NOT NULL,
+    identity_digest VARCHAR NOT NULL,
+    date VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL
+);
+
 -- One row a pair and task on which both arms are complete: a less b, sample by sample.
 CREATE TABLE pair_differences (
     protocol VARCHAR NOT NULL,

@@ -24,6 +24,7 @@ from harness.bundle import Bundle, check_place, find_bundles, find_uncommitted, 
 from harness.cells import CONDITION_FIELDS, Entry, set_aside, submissions
 from harness.digest import canonical_json, digest_bytes
 from harness.errors import IntegrityError, UsageError
+from harness.ledger import all_attempts, all_tombstones
 from harness.pair_facts import network_of, pair_facts
 from harness.pair_rows import declared_rows, difference_rows
 from harness.pairs import Pair
@@ -88,7 +89,7 @@ def ingest(
         progress: called with (bundles read, bundles in all).
 
     Raises:
-        UsageError: a root does not exist, or the database is a folder.
+        UsageError: a root does not exist, its ledger is not valid, or the database is a folder.
         StoreBusyError: another process ingests into this database; names that process.
         IntegrityError: a bundle fails verification; the old database stays as it was.
         ResourceError: the disk is full.
@@ -147,6 +148,8 @@ def _fill(
     _insert(connection, "tasks", tasks)
     _insert(connection, "metrics", metrics)
     _insert(connection, "declared_pairs", declared_rows(pairs))
+    _insert(connection, "attempts", [asdict(attempt) for attempt in all_attempts(roots)])
+    _insert(connection, "tombstones", [asdict(stone) for stone in all_tombstones(roots)])
     _insert(connection, "pair_differences", differences)
     receipts = {entry.digest: json.loads(rows[entry.digest]["receipt"]) for entry in counted}
     _insert_board(connection, counted, receipts, pairs, differences, measured)

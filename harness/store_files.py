@@ -20,7 +20,7 @@ import duckdb
 from harness.errors import EyechartError, IntegrityError, ResourceError, StoreBusyError, UsageError
 from harness.files import sync_folder
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Version of harness/schema.sql. A database of another version is replaced, see decision 0009."""
 CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 REBUILD = "run `eyechart ingest --rebuild`: it is made again from the bundles"

@@ -24,7 +24,7 @@ def verify(arguments: argparse.Namespace) -> int:
     _refuse_idle_options(arguments, kind)
     report = _look(arguments, home, kind)
     if arguments.rescore:
-        report = _score_again(report, home)
+        report = _score_again(report, home, arguments.write_re_scored)
     _print(report, arguments, kind)
     if not report.findings:
         return 0
@@ -58,6 +58,7 @@ def _refuse_idle_options(arguments: argparse.Namespace, kind: str) -> None:
     """An option that would do nothing gives a false sense of safety."""
     allowed = {
         "rescore": (BUNDLE, FOLDER),
+        "write_re_scored": (BUNDLE, FOLDER),
         "max_tier": (BUNDLE, FOLDER),
         "base": (FOLDER,),
         "results": (STORE, SITE),
@@ -70,6 +71,13 @@ def _refuse_idle_options(arguments: argparse.Namespace, kind: str) -> None:
             raise UsageError(
                 f"{option} does nothing for a {kind}", where=str(arguments.path), expected=expected
             )
+    target = arguments.write_re_scored
+    if target and not arguments.rescore:
+        raise UsageError("--write-re-scored writes what --rescore found right", fix="add --rescore")
+    if target and target.exists():
+        raise UsageError(
+            "the folder for re-scored bundles is there already", where=str(target), fix="name another"
+        )
 
 
 def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
@@ -104,15 +112,15 @@ def _with_stage(work: Callable[[Stage], Report]) -> Report:
         show.close()
 
 
-def _score_again(report: Report, home: Home) -> Report:
-    """The report with what scoring the sound bundles again found."""
+def _score_again(report: Report, home: Home, folder: Path | None) -> Report:
+    """The report with what scoring again found; bundles are written where all is well."""
     from dataclasses import replace
 
     from harness.bundle_rules import read_definitions
     from harness.commands import ensure_suite
 
     try:
-        from harness.rescore import rescore
+        from harness.rescore import rescore, write_re_scored
     except ModuleNotFoundError as error:
         raise UsageError(
             "scoring again needs a package that is not installed",
@@ -127,6 +135,11 @@ def _score_again(report: Report, home: Home) -> Report:
     finally:
         show.close()
     findings, notes = (*report.findings, *again.findings), (*report.notes, *again.notes)
+    if folder and not findings:
+        written = write_re_scored(list(report.bundles.values()), again.scored_by, folder)
+        left = len(report.bundles) - len(written)
+        rest = f"; {left} are not self-reported and were left out" if left else ""
+        notes = (*notes, f"{len(written)} bundles written to {folder} as re-scored{rest}")
     return replace(report, findings=findings, notes=notes)
 
 

@@ -87,7 +87,13 @@ def changes_page(kit: Kit, path: Path | None) -> Mapping[str, bytes]:
         UsageError: as `scores_entries`.
     """
     versions = _versions(path) if path else ()
-    page = kit.page("changes.html.j2", "changes.html", versions=versions, came_along=path is not None)
+    page = kit.page(
+        "changes.html.j2",
+        "changes.html",
+        versions=versions,
+        came_along=path is not None,
+        withdrawn=kit.facts.tombstones,
+    )
     return {"changes.html": page}
 
 

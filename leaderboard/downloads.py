@@ -19,6 +19,7 @@ from leaderboard.runs_page import RUNS_CSV, runs_csv
 LIMITS = Limits(rows=20_000, bytes=5_000_000)
 """Of a table and of a file; what is larger a reader makes with one command."""
 HOLDS = {
+    "attempts": "what was tried before an encoder was submitted, as declared",
     "costs": "seconds by stage, a row a run and stage",
     "declared_pairs": "pairs of encoders as declared, measured or not",
     "encoders": "what was submitted: family, side, licence, pretraining",
@@ -40,6 +41,7 @@ HOLDS = {
     "seeds": "value and counts of each run",
     "stage_costs": "seconds by stage, a row a run, set aside or not",
     "tasks": "tasks as run: digests, chance, seed noise",
+    "tombstones": "rows that were withdrawn, and why",
 }
 """What each table and view holds; docs/format.md has their columns."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.ledger import Attempt, Tombstone
 from harness.pair_facts import Network, PairFact
 from harness.pairs import Pair
 from harness.records import Metric, Protocol, Submission, Task
@@ -127,6 +128,9 @@ class Facts:
     """Encoders whose grid gives fewer visual tokens than a protocol allows."""
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Encoder -> what its runs recorded of the network."""
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    """Encoder -> what was tried before it was submitted, as declared."""
+    tombstones: tuple[Tombstone, ...] = ()
     flips: Mapping[tuple[str, str, str, str], FlipSet] = field(default_factory=dict)
     """(protocol, task, a, b) -> flips of a declared pair whose both arms are complete there."""
     samples: Mapping[tuple[str, str], Mapping[str, PackSample]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.digest import digest_json
 from harness.errors import IntegrityError
+from harness.ledger import Attempt, Tombstone
 from harness.pair_facts import Network, PairFact, network_of, pair_facts
 from harness.pairs import Pair, read_pairs
 from harness.protocol import known_protocols, read_protocol
@@ -122,6 +123,11 @@ def _read(
         agreements=_agreements(connection),
         under_budget=frozenset(r.encoder for r in runs if r.receipt.get("under_budget") is True),
         networks=networks,
+        attempts={r["encoder"]: Attempt(**r) for r in _rows(connection, "SELECT * FROM attempts ORDER BY 1")},
+        tombstones=tuple(
+            Tombstone(**r)
+            for r in _rows(connection, "SELECT * FROM tombstones ORDER BY date, protocol, encoder, reason")
+        ),
     )
 
 

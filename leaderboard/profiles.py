@@ -27,7 +27,7 @@ from leaderboard.views import (
     Site,
     StageCost,
 )
-from leaderboard.wording import page_name, web_link
+from leaderboard.wording import count_of, page_name, web_link
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_DEPTH = 6
@@ -52,7 +52,7 @@ def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) ->
     submission = facts.submissions[encoder]
     return EncoderPage(
         name=encoder_name(facts, encoder),
-        facts=_about(submission),
+        facts=(*_about(submission), *_declared(facts, submission)),
         links=tuple(Fact(label="Link", value=link, href=web_link(link)) for link in submission.links),
         pretraining=tuple(Pretraining(**asdict(stage)) for stage in submission.pretraining),
         sections=tuple(_section(c, encoder) for c in compared if encoder in c.encoders),
@@ -178,6 +178,21 @@ def _about(submission: Submission) -> tuple[Fact, ...]:
         rows.insert(1, Fact(label="Made from", value=submission.base, code=True))
     rows += [Fact(label=f"sha256 of {f.path}", value=f.sha256, code=True) for f in source.files]
     return tuple(rows)
+
+
+def _declared(facts: Facts, submission: Submission) -> tuple[Fact, ...]:
+    """How much was tried before; floors are nobody's entry."""
+    attempt = facts.attempts.get(submission.id)
+    if attempt is None:
+        return () if submission.floor else (Fact(label="Tried before", value="not declared"),)
+    counts = (
+        (attempt.checkpoints, "checkpoint"),
+        (attempt.adapter_seeds, "adapter seed"),
+        (attempt.runs, "run"),
+    )
+    words = ", ".join(count_of(number, what) for number, what in counts)
+    said = f"{words}, these included; declared by {attempt.declared_by}, {attempt.date}"
+    return (Fact(label="Tried before", value=f"{said}. {attempt.note}".removesuffix(". ")),)
 
 
 def _source(kind: str, name: str) -> str:

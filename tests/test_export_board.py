@@ -23,6 +23,7 @@ from harness.export_board import export_board
 from harness.store import ingest, open_store
 
 TABLES = {
+    "attempts",
     "declared_pairs",
     "encoders",
     "family_effects",
@@ -37,6 +38,7 @@ TABLES = {
     "scores",
     "stage_costs",
     "tasks",
+    "tombstones",
 }
 VIEWS = {"costs", "flips", "leaderboard", "pairs", "receipts", "samples", "seeds"}
 
@@ -67,7 +69,7 @@ def test_every_table_and_view_in_every_format(home):
     names = {f"{name}.{form}" for name in TABLES | VIEWS for form in ("csv", "json", "parquet")}
     assert {path.name for path in (home / "board").iterdir()} == names | {"index.json"}
     index = json.loads((home / "board" / "index.json").read_text())
-    assert (index["board_version"], index["store_version"]) == (1, 2)
+    assert (index["board_version"], index["store_version"]) == (1, 3)
     assert {entry["file"]: entry["sha256"] for entry in index["files"]} == {
         name: digest for name, digest in digests(home / "board").items() if name != "index.json"
     }

@@ -131,6 +131,26 @@ def write(root: Path, encoder: str, task: str, seed: int, share: float) -> None:
     write_bundle(root, run, answers, receipt, environment, scores=scores, scorer_digest=HEX)
 
 
+ATTEMPTS = """schema = 1
+[[attempt]]
+encoder = "net-label"
+checkpoints = 4
+adapter_seeds = 9
+runs = 81
+declared_by = "A. Person"
+date = "2026-11-28"
+note = "Two were cut off."
+"""
+TOMBSTONES = f"""schema = 1
+[[tombstone]]
+protocol = "main"
+encoder = "net-gone"
+identity_digest = "{HEX}"
+date = "2026-11-28"
+reason = "trained on the test split"
+"""
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     home = tmp_path_factory.mktemp("site")
@@ -140,6 +160,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             for task, share in zip((PROBE, VQA, VIDEO), shares, strict=True):
                 if share is not None:
                     write(home / "results", encoder, task, seed, share)
+        (home / "results" / "attempts.toml").write_text(ATTEMPTS)
+        (home / "results" / "tombstones.toml").write_text(TOMBSTONES)
         ingest(home / "db.duckdb", home / "results")
         (home / "pairs.toml").write_text(PAIRS)
         report = build_site(home / "db.duckdb", home / "site", home / "pairs.toml")
@@ -610,6 +632,20 @@ def test_encoder_page_has_seeds_costs_and_receipt(made):
     assert "adapter1 min 30 s1 min 30 s9" in words  # the median of nine equal runs
     assert "Receipt 1 of 1" in words and "frozen / before" in words and HEX in words
     assert "614,400" in words and "label-classification" in words
+
+
+def test_encoder_page_tells_what_was_tried_before(made):
+    found = pages(made.site)
+    told = {name for name in found if name.startswith("encoders/") and "Tried before" in found[name].words}
+    assert told == {f"encoders/{e}.html" for e, s in made.facts.submissions.items() if not s.floor}
+    words = " ".join(found["encoders/net-label.html"].words.split())
+    assert (
+        "4 checkpoints, 9 adapter seeds, 81 runs, these included; declared by A. Person, 2026-11-28. Two"
+        in words
+    )
+    assert "Tried beforenot declared" in found["encoders/net-words.html"].words
+    withdrawn = " ".join(found["changes.html"].words.split())
+    assert "net-gone" in withdrawn and "trained on the test split" in withdrawn
 
 
 def test_encoder_page_tells_how_to_measure_again(made, tmp_path):

@@ -13,14 +13,25 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from corrupt_bundles import CASES, FORGERIES, ROOT, Case, Results, copy_results, edit_json, put, table_file
+from corrupt_bundles import (
+    CASES,
+    FORGERIES,
+    ROOT,
+    Case,
+    Results,
+    add_submission,
+    copy_results,
+    edit_json,
+    put,
+    table_file,
+)
 
 from harness import cli, commands
 from harness.bundle import read_bundle
 from harness.bundle_rules import Definitions, read_definitions
 from harness.errors import EyechartError, IntegrityError
 from harness.records import Score
-from harness.rescore import _compare_scores, rescore
+from harness.rescore import Rescored, _compare_scores, rescore
 from harness.store import ingest
 from harness.verify import verify_results, verify_store
 
@@ -124,6 +135,8 @@ def test_a_bundle_is_verified_alone(results: Results, capsys, home: Path) -> Non
         (["results", "--results", "x"], "--results does nothing for a results"),
         (["results", "--base", "nowhere"], "no such folder"),
         (["a.duckdb", "--rescore"], "--rescore does nothing for a database"),
+        (["results", "--write-re-scored", "new"], "Add --rescore"),
+        (["results", "--rescore", "--write-re-scored", "empty"], "is there already"),
         (["results", "--max-tier", "gold"], "invalid choice"),
     ],
 )
@@ -280,6 +293,35 @@ def test_what_is_not_defined_here_cannot_be_scored_again(pristine: Results, tmp_
     nothing = Definitions(tasks={}, protocols={})
     found = rescore([read_bundle(pristine.rec)], nothing, Home(tmp_path)).findings
     assert [e.exit_code for e in found] == [12] and "cannot be scored again" in found[0].line()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_only_what_is_right_is_written_as_re_scored(
+    wrong: bool, results: Results, capsys, home: Path, monkeypatch
+) -> None:
+    """The scorer is played here: its own test is the slow one below."""
+    own = add_submission(results)
+
+    def again(bundles, *_) -> Rescored:
+        findings = (IntegrityError("not what the scorer gives"),) if wrong else ()
+        by = {bundle.path: "b" * 64 for bundle in bundles}
+        return Rescored(num_checked=len(bundles), findings=findings, notes=(), scored_by=by)
+
+    monkeypatch.setattr("harness.rescore.rescore", again)
+    monkeypatch.setattr("harness.commands.ensure_suite", lambda *_: None)
+    out = results.root.parent / "new"
+    code, said, _ = verify(capsys, results.root, "--rescore", "--write-re-scored", out)
+    assert (code, out.exists()) == ((8, False) if wrong else (0, True))
+    if wrong:
+        return
+    assert f"note: {len(own)} bundles written to {out} as re-scored; 7 are not self-reported" in said
+    for path in own:
+        old, new = read_bundle(path), read_bundle(out / path.relative_to(results.root))
+        assert new.run == dataclasses.replace(old.run, tier="re-scored")
+        assert (new.scores, new.answers, new.receipt) == (old.scores, old.answers, old.receipt)
+        assert new.scorer_digest == "b" * 12
+    report = verify_results(out, read_definitions())
+    assert report.num_checked == len(own) and report.findings == ()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import pytest
 from hostile_strings import STRINGS
 from stored_runs import HEX, TASK, draw, submission, write_runs
 
+from harness.errors import UsageError
+from harness.fields import Place, Rule, read_text
+from harness.ledger import ATTEMPTS, TOMBSTONES
 from harness.pairs import read_pairs
 from harness.records import PretrainStage, Submission, WeightFile
 from harness.store import ingest
@@ -69,9 +72,13 @@ def _built(home: Path, results: Path, pairs: Path) -> BuiltSite:
     return BuiltSite(folder=home / "site", db=home / "db.duckdb")
 
 
-def _pair(a: str, b: str, note: str) -> str:
+def _toml(text: str) -> str:
     # TOML's basic strings are JSON's, but for DEL.
-    text = json.dumps(note, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _pair(a: str, b: str, note: str) -> str:
+    text = _toml(note)
     aspects = 'held_equal = ["architecture"]\ndiffers = ["objective"]'
     return f'[[pair]]\na = "{a}"\nb = "{b}"\n{aspects}\nnote = {text}\n'
 
@@ -160,6 +167,32 @@ def hostile_submission(encoder: str, texts: Sequence[str]) -> Submission:
     return dataclasses.replace(made, source=dataclasses.replace(made.source, name=one, files=files))
 
 
+def _is_plain(text: str) -> bool:
+    try:
+        return bool(read_text(text, Place("ledger", UsageError), Rule(max_length=200)))
+    except UsageError:
+        return False
+
+
+def write_ledgers(results: Path, said: Mapping[str, Sequence[str]]) -> None:
+    """What each of these encoders' submitters, and whoever withdrew a row of theirs, wrote."""
+    attempts, stones = ["schema = 1"], ["schema = 1"]
+    for encoder, texts in said.items():
+        # What a ledger refuses, such as a control character, no page can show.
+        passing = [text for text in texts if _is_plain(text)] or ["nothing that passes"]
+        note, by = (_toml(text) for text in (joined(passing), passing[0]))
+        attempts.append(
+            f'[[attempt]]\nencoder = "{encoder}"\ncheckpoints = 1\nadapter_seeds = 1\nruns = 1\n'
+            f'declared_by = {by}\ndate = "2026-11-28"\nnote = {note}'
+        )
+        stones.append(
+            f'[[tombstone]]\nprotocol = "main"\nencoder = "{encoder}"\nidentity_digest = "{HEX}"\n'
+            f'date = "2026-11-28"\nreason = {note}'
+        )
+    for name, lines in ((ATTEMPTS, attempts), (TOMBSTONES, stones)):
+        (results / name).write_text("\n".join(lines), encoding="utf-8")
+
+
 def hostile_site(home: Path) -> BuiltSite:
     """Encoders of strangers, each two neighbours a pair whose note is a stranger's too."""
     results, groups = home / "results", hostile_groups()
@@ -173,6 +206,7 @@ def hostile_site(home: Path) -> BuiltSite:
                 receipt={"frozen": True, "note": joined(texts), **dict.fromkeys(texts, "key")},
                 environment={"hardware": {"cpu": joined(texts)}},
             )  # fmt: skip
+    write_ledgers(results, dict(zip(names, groups, strict=True)))
     pairs = home / "pairs.toml"
     couples = zip(names, [*names[1:], names[0]], groups, strict=True)
     pairs.write_bytes("".join(_pair(a, b, f"note: {joined(texts)}") for a, b, texts in couples).encode())
