@@ -147,9 +147,18 @@ class Comparisons:
 
     def best(self, task: str) -> Metric | None:
         """The complete encoder with the highest score on a task."""
-        names = [e for e in self.encoders if e not in {*self.floors, *self.reported}]
-        cells = [m for e in names if (m := self.metric(e, task)) is not None and m.value is not None]
-        return max(cells, key=_value, default=None)
+        return self._leaders.get(task)
+
+    @cached_property
+    def _leaders(self) -> Mapping[str, Metric]:
+        apart = {*self.floors, *self.reported}
+        names = [e for e in self.encoders if e not in apart]
+        found: dict[str, Metric] = {}
+        for task in self.tasks:
+            cells = [m for e in names if (m := self.metric(e, task)) is not None and m.value is not None]
+            if cells:
+                found[task] = max(cells, key=_value)
+        return found
 
     def dead(self, task: str) -> Metric | None:
         """The floor whose interval the best encoder's interval overlaps, or None when the task is alive."""
