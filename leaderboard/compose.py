@@ -51,6 +51,7 @@ def encoder_name(facts: Facts, encoder: str) -> EncoderName:
         floor=FLOOR_WORDS.get(submission.floor or "", ""),
         flags=(
             *(("under the token budget",) if encoder in facts.under_budget else ()),
+            *((f"doctor: {', '.join(found)}",) if (found := facts.faults.get(encoder)) else ()),
             *(("their own code, never official",) if submission.source.kind == "python" else ()),
         ),
     )

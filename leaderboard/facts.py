@@ -45,6 +45,17 @@ class RunFacts:
     costs: Mapping[str, float] = field(default_factory=dict)
     """Stage -> seconds."""
 
+    @property
+    def doctor(self) -> tuple[str, ...]:
+        """(day of a later look or "", verdict, codes of findings …); empty where no report was kept."""
+        for place in (self.receipt, self.environment):
+            found = place.get("doctor")
+            if isinstance(found, Mapping):
+                codes = found.get("findings")
+                listed = map(str, codes) if isinstance(codes, list) else ()
+                return (str(found.get("examined", "")), str(found.get("verdict", "")), *listed)
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
@@ -126,6 +137,8 @@ class Facts:
     agreements: tuple[Agreement, ...] = ()
     under_budget: frozenset[str] = frozenset()
     """Encoders whose grid gives fewer visual tokens than a protocol allows."""
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Encoder -> what the doctor found and somebody measured all the same."""
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Encoder -> what its runs recorded of the network."""
     attempts: Mapping[str, Attempt] = field(default_factory=dict)

@@ -122,6 +122,7 @@ def _read(
         places=_places(connection),
         agreements=_agreements(connection),
         under_budget=frozenset(r.encoder for r in runs if r.receipt.get("under_budget") is True),
+        faults=_faults(runs),
         networks=networks,
         attempts={r["encoder"]: Attempt(**r) for r in _rows(connection, "SELECT * FROM attempts ORDER BY 1")},
         tombstones=tuple(
@@ -129,6 +130,13 @@ def _read(
             for r in _rows(connection, "SELECT * FROM tombstones ORDER BY date, protocol, encoder, reason")
         ),
     )
+
+
+def _faults(runs: Sequence[RunFacts]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        found.setdefault(run.encoder, set()).update(run.doctor[2:])
+    return {encoder: tuple(sorted(codes)) for encoder, codes in found.items() if codes}
 
 
 def _recipes(names: set[str], others: Mapping[str, Protocol]) -> dict[str, Protocol]:

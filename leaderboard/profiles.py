@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
@@ -18,6 +19,7 @@ from leaderboard.comparisons import Comparisons
 from leaderboard.compose import cell, encoder_name, task_head, task_names, task_title
 from leaderboard.facts import Facts, RunFacts
 from leaderboard.views import (
+    DoctorWord,
     EncoderPage,
     EncoderSection,
     Fact,
@@ -76,7 +78,27 @@ def _section(compared: Comparisons, encoder: str) -> EncoderSection:
         costs=_costs(runs),
         receipts=_receipts(runs),
         machines=_machines(runs),
+        doctor=() if facts.submissions[encoder].floor else _doctor(runs),
         command=_command(facts.submissions[encoder], compared.protocol, runs),
+    )
+
+
+def _doctor(runs: Sequence[RunFacts]) -> tuple[DoctorWord, ...]:
+    """What `eyechart doctor` said: runs keep it in their receipt, older ones beside their environment."""
+    said = Counter(run.doctor for run in runs)
+    return tuple(_doctor_word(report, count) for report, count in sorted(said.items()))
+
+
+def _doctor_word(report: tuple[str, ...], count: int) -> DoctorWord:
+    runs = count_of(count, "run")
+    if not report:
+        return DoctorWord(text=f"No report was kept with {runs}.", is_fault=False)
+    day, verdict, *codes = report
+    when = f"on {day}, after {runs}" if day else f"before {runs}"
+    if verdict == "sound":
+        return DoctorWord(text=f"Sound: nothing wrong was found {when}.", is_fault=False)
+    return DoctorWord(
+        text=f"Found {when}: {', '.join(codes) or verdict}. Measured all the same.", is_fault=True
     )
 
 
@@ -146,8 +168,9 @@ def _inputs(runs: Sequence[RunFacts]) -> tuple[Fact, ...]:
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Hardware and versions; times have a table of their own."""
-    return {k: v for k, v in environment.items() if not k.endswith("_s") and k != "costs"}
+    """Hardware and versions; times and the doctor have places of their own."""
+    apart = {"costs", "doctor"}
+    return {k: v for k, v in environment.items() if not k.endswith("_s") and k not in apart}
 
 
 def _flatten(value: object, label: str = "", depth: int = 0) -> tuple[Fact, ...]:

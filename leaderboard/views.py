@@ -227,6 +227,14 @@ class Pretraining:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorWord:
+    """What the doctor said of an encoder before some runs, or later."""
+
+    text: str
+    is_fault: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSection:
     """An encoder under one protocol."""
 
@@ -240,6 +248,8 @@ class EncoderSection:
     """Distinct receipts, each with the runs that carry it."""
     machines: tuple[tuple[Fact, ...], ...]
     """Distinct hardware and versions, likewise."""
+    doctor: tuple[DoctorWord, ...]
+    """Distinct reports of the doctor, with the runs that have them; none for a floor."""
     command: str
     """What measures it again, from its manifest."""
 

@@ -29,7 +29,7 @@ from leaderboard.compose import cell, task_page
 from leaderboard.facts import Agreement, Facts
 from leaderboard.front_views import Home
 from leaderboard.home import home_section
-from leaderboard.index import read_facts
+from leaderboard.index import _faults, read_facts
 from leaderboard.sentences import answer, floors_missing_words, weak_words
 
 HEX = "0123456789abcdef" * 4
@@ -646,6 +646,35 @@ def test_encoder_page_tells_what_was_tried_before(made):
     assert "Tried beforenot declared" in found["encoders/net-words.html"].words
     withdrawn = " ".join(found["changes.html"].words.split())
     assert "net-gone" in withdrawn and "trained on the test split" in withdrawn
+
+
+def test_what_the_doctor_found_stands_with_the_encoder(made):
+    def page(**changes: Any) -> str:
+        runs = tuple(
+            dataclasses.replace(run, **changes) if run.encoder == "net-label" else run
+            for run in made.facts.runs
+        )
+        facts = dataclasses.replace(made.facts, runs=runs, faults=_faults(runs))
+        files = render_site(facts)
+        found = " ".join(Page(files["encoders/net-label.html"].decode()).words.split())
+        flag = "doctor: normalisation, resolution"
+        assert (flag in files["boards/mini.html"].decode()) == (flag in found) == bool(facts.faults)
+        return found
+
+    assert "No report was kept with 9 runs." in page()
+    assert "Sound: nothing wrong was found before 9 runs." in page(
+        receipt={"doctor": {"verdict": "sound", "findings": []}}
+    )
+    assert "nothing wrong was found on 2026-11-28, after 9 runs." in page(
+        environment={"doctor": {"verdict": "sound", "findings": [], "examined": "2026-11-28"}}
+    )
+    faults = {"verdict": "findings", "findings": ["resolution", "normalisation"]}
+    assert "Found before 9 runs: resolution, normalisation. Measured all the same." in page(
+        receipt={"doctor": faults}
+    )
+    found = pages(made.site)
+    floors = [found[f"encoders/{e}.html"] for e, s in made.facts.submissions.items() if s.floor]
+    assert floors and all("No report was kept" not in page.words for page in floors)
 
 
 def test_encoder_page_tells_how_to_measure_again(made, tmp_path):
