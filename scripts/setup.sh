@@ -63,7 +63,8 @@ fi
 rm -f "$STAMP"
 : >"$LOG"
 
-# --no-compile: byte-compiling 150 packages costs half a minute, and most of them are never imported.
+# --no-compile: byte-compiling 150 packages costs half a minute, and most of them are never imported. Python keeps
+# what it compiles on the way, and where it is told not to, what is imported often is compiled below.
 install() {
     "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
         --no-warn-script-location "$@" >"$LOG" 2>&1
@@ -109,6 +110,7 @@ fi
 say "installing Eyechart and what it runs with ($(grep -c == "$pins") pinned packages)"
 install -c "$pins" -e '.[run,dev]' || stop "Eyechart"
 
+bash scripts/compile.sh "$VENV"
 say "checking that it imports"
 "$VENV/bin/python" -c 'import duckdb, harness, pyarrow, torch, transformers' 2>>"$LOG" ||
     die "the new environment does not import: $(tail -n 1 "$LOG" | cut -c 1-200). Remove $VENV and run again."
