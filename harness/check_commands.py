@@ -62,7 +62,7 @@ def say_verdict(report: CheckReport, text: str) -> int:
 
 def _self_test(arguments: argparse.Namespace) -> int:
     """Rates of the verdicts over splits of stored seeds."""
-    from harness.self_test import self_test, table, unpack
+    from harness.self_test import curve, self_test, table, unpack
 
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     path: Path = arguments.self_test
@@ -75,6 +75,8 @@ def _self_test(arguments: argparse.Namespace) -> int:
     rules = rules_of(policy, {task: cell.task_digest for task, cell in whole.cells.items()})
     found = self_test(sides, rules, policy, splits=arguments.splits)
     print(table(found))
+    if len(found) > 1:
+        print(f"\nWhat was found of each loss on a gating task:\n{curve(found, rules)}")
     return 0
 
 

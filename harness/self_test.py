@@ -153,6 +153,35 @@ def table(found: Mapping[str, Sequence[Rates]]) -> str:
     return text_table(header, rows, numbers=(2, 3, 4, 5, 6))
 
 
+def curve(found: Mapping[str, Sequence[Rates]], rules: Mapping[str, TaskPolicy]) -> str:
+    """Losses of damaged copies on gating tasks, smallest against its margin first: how often each was found.
+
+    Args:
+        found: of `self_test`; its first encoder is the whole one.
+        rules: of its tasks, margins included.
+    """
+    losses = sorted(
+        (r.loss / rules[r.name].margin, r.name, encoder, r)
+        for encoder, rates in list(found.items())[1:]
+        for r in rates[1:]
+        if r.loss > 0 and rules[r.name].importance == "gating" and rules[r.name].margin > 0
+    )
+    rows = [
+        [
+            r.name.removeprefix("eyechart_"),
+            encoder,
+            f"{100 * r.loss:.2f}",
+            f"{100 * rules[r.name].margin:g}",
+            f"{times:.2f}",
+            *(f"{100 * x:.1f}" for x in (r.passed, r.regressions, r.inconclusive)),
+        ]
+        for times, _, encoder, r in losses
+    ]
+    header = ["task", "candidate", "loss, points", "margin", "loss / margin"]
+    header += ["pass %", "regression %", "inconclusive %"]
+    return text_table(header, rows, numbers=(2, 3, 4, 5, 6, 7))
+
+
 def pack(roots: Sequence[Path], protocol: str, path: Path) -> int:
     """Write the scores of stored bundles as one Parquet file; returns the number of rows."""
     tables = []

@@ -152,6 +152,9 @@ def test_the_self_test_finds_few_false_alarms_and_every_large_loss(tmp_path: Pat
     assert main([*words, str(file)]) == 0
     first = capsys.readouterr().out
     assert "whole" in first
+    power = first.split("What was found of each loss on a gating task:\n")[1].splitlines()
+    assert power[0].split()[:2] == ["task", "candidate"] and len(power) >= 2
+    assert power[-1].split()[1] == "worse" and float(power[-1].split()[6]) == 100.0
     assert main([*words, str(tmp_path / "results")]) == 0
     # The file and the bundles hold the same scores.
     assert capsys.readouterr().out == first
