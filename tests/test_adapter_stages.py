@@ -24,6 +24,7 @@ from harness.adapter.packing import (
     sequence_logits,
     summed_loss,
 )
+from harness.adapter.row_attention import is_by_rows, rows_apart
 from harness.adapter.train import SAVE_EVERY, state_file, train_adapter
 from harness.errors import DatasetError
 from harness.recipes import StageRecipe
@@ -65,6 +66,29 @@ def test_packed_sequences_have_the_loss_of_padded_rows(power, capacity):
             logits, labels = sequence_logits(llm, visual[members], opening, lay_out(some, prefix))
             total += summed_loss(logits, labels, answer_weights(some, power)) / whole
     assert float(total) == pytest.approx(float(padded), rel=1e-5)
+
+
+def test_rows_side_by_side_have_the_logits_and_gradients_of_the_packed_sequence():
+    """What graphics cards do; a CPU can do it too."""
+    llm = tiny_llm.new_llm()
+    llm.model.requires_grad_(True)
+    config = llm.model.config
+    assert config.num_attention_heads > config.num_key_value_heads  # keys are shared by heads
+    opening, rows = llm.encode_prompt("").prefix, exchanges(llm)
+    drawn = torch.randn(3, 5, llm.width, generator=torch.Generator().manual_seed(2))
+    packed = lay_out(rows, len(opening) + 5)
+    found = []
+    for wanted in (False, True):
+        visual = drawn.clone().requires_grad_(True)
+        llm.model.zero_grad()
+        with rows_apart(llm, wanted=wanted):
+            logits, labels = sequence_logits(llm, visual, opening, packed)
+        summed_loss(logits, labels, answer_weights(rows, 0.5)).backward()
+        gradients = [visual.grad, *(p.grad for p in llm.model.parameters())]
+        found.append([logits.detach(), *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert not is_by_rows(llm)
 
 
 def test_bins_hold_every_row_once_and_never_more_than_fits():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from harness.adapter.data import IGNORE, Exchange
 from harness.adapter.llm import LanguageModel
+from harness.adapter.row_attention import Rows, is_by_rows
 from harness.errors import DatasetError
 
 MASKED = -1e9
@@ -149,11 +151,15 @@ def sequence_logits(
         parts += [visual[row].to(llm.dtype), llm.embed(ids.to(device))]
     labels = packed.labels.to(device)
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else llm.dtype
+    if is_by_rows(llm):
+        looks: dict[str, Any] = {"rows": Rows.of(packed.rows, packed.owners, MASKED, dtype, device)}
+    else:
+        looks = {"attention_mask": packed.bias(dtype, device)}
     hidden = llm.model.model(
         inputs_embeds=torch.cat(parts)[None],
-        attention_mask=packed.bias(dtype, device),
         position_ids=packed.positions.to(device),
         use_cache=False,
+        **looks,
     ).last_hidden_state[0]
     learnt = labels != IGNORE
     return llm.model.lm_head(hidden[learnt]).float(), labels[learnt]

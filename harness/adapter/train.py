@@ -29,6 +29,7 @@ from harness.adapter.packing import (
     sequence_logits,
     summed_loss,
 )
+from harness.adapter.row_attention import rows_apart
 from harness.bfloat16 import bfloat16_products
 from harness.device import steady_sums
 from harness.encoders.base import exact_float32
@@ -127,7 +128,8 @@ def train_adapter(
                 progress(base + done, recipe.total_steps)
 
         kind = llm.device.type
-        with steady_sums(kind), exact_float32(), bfloat16_products(kind):
+        by_rows = rows_apart(llm, wanted=kind != "cpu" and recipe.pack_tokens > 0)
+        with steady_sums(kind), exact_float32(), bfloat16_products(kind), by_rows:
             losses += trainer.run(state_file(state, number), report)
         before += stage.steps
         if low_rank is not None:
