@@ -293,12 +293,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each figure")
+    parser.add_argument("--only", default="", help="parts whose name has this in it")
     parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     if arguments.toy:
         arguments.seconds = 1.0
     bench = Bench(arguments)
     for name, work in parts(bench):
+        if arguments.only not in name:
+            continue
         try:
             work()
         except Exception as error:  # noqa: BLE001
