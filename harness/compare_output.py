@@ -60,7 +60,8 @@ def compare_sides(
         else:
             pool = pools.get(task)
             known = pool if pool is not None and pool.df > 0 else pooled(left, right, None)
-            compared = compare(left.scores, right.scores, left.clusters, known)
+            floors = (a.is_floor, b.is_floor)
+            compared = compare(left.scores, right.scores, left.clusters, known, floors)
             if replicates:
                 drawn = paired_bootstrap(left.scores, right.scores, left.clusters, replicates=replicates)
         found.append(

@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from harness.stats import (
     difference_limits,
     difference_parts,
     interval_of,
-    paired_difference,
 )
 from harness.variance import (
     CONSTANT,
@@ -59,8 +58,26 @@ class Comparison:
     """Smallest true difference that such a comparison finds in 80 of 100 repetitions; None if unknown."""
 
 
+def floor_pools(
+    pool: SeedPool | None, floors: tuple[bool, bool]
+) -> list[tuple[SeedPool | None, SeedPool | None]]:
+    """Seed variances under which a difference is computed; of the intervals the widest counts.
+
+    Args:
+        pool: over encoders.
+        floors: whether each side is a floor. The pool holds none and may understate its noise, or its own
+            few seeds may; an encoder's side borrows from the pool either way.
+    """
+    own = (None if floors[0] else pool, None if floors[1] else pool)
+    return [(pool, pool), own] if any(floors) else [(pool, pool)]
+
+
 def compare(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedPool | None = None
+    a: NDArray[Any],
+    b: NDArray[Any],
+    clusters: NDArray[Any],
+    seed_pool: SeedPool | None = None,
+    floors: tuple[bool, bool] = (False, False),
 ) -> Comparison:
     """Compare two encoders on the same samples.
 
@@ -69,6 +86,7 @@ def compare(
         b: likewise, its samples in the same order; the number of seeds may differ.
         clusters: (samples,).
         seed_pool: as in `harness.stats.estimate`.
+        floors: whether each is a floor, see `floor_pools`.
 
     Raises:
         ValueError: as `harness.stats.paired_difference`.
@@ -78,8 +96,10 @@ def compare(
     >>> found.interval.value, found.only_a, found.only_b
     (0.25, 1, 0)
     """
-    parts = difference_parts(a, b, clusters, seed_pool)
-    interval = interval_of(parts)
+    every = [difference_parts(a, b, clusters, *pools) for pools in floor_pools(seed_pool, floors)]
+    parts, interval = max(
+        ((p, interval_of(p)) for p in every), key=lambda found: found[1].high - found[1].low
+    )
     left, right = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (a, b))
     right_a, right_b = left.mean(axis=0) >= RIGHT, right.mean(axis=0) >= RIGHT
     return Comparison(
@@ -189,6 +209,7 @@ def all_against(
     other: NDArray[Any],
     clusters: NDArray[Any],
     pool: SeedPool | None = None,
+    other_pool: SeedPool | Literal["same"] | None = "same",
 ) -> list[Interval]:
     """`paired_difference` of each encoder and one other, without p, all in one go.
 
@@ -197,6 +218,7 @@ def all_against(
         other: likewise, such as a floor.
         clusters: (samples,).
         pool: seed variance, as in `paired_difference`.
+        other_pool: of the other, where that is another.
 
     >>> scores = [np.array([[1.0, 0, 1, 0]]), np.array([[1.0, 1, 1, 0]])]
     >>> [round(d.value, 2) for d in all_against(scores, np.zeros((1, 4)), np.arange(4))]
@@ -204,7 +226,8 @@ def all_against(
     """
     sizes = ClusterSizes.of(clusters)
     if len(sizes.counts) < 2:
-        return [paired_difference(table, other, clusters, pool, against=None) for table in encoders]
+        each = [difference_parts(table, other, clusters, pool, other_pool) for table in encoders]
+        return [interval_of(one, against=None) for one in each]
     base = np.atleast_2d(other)
     apart = np.stack([np.atleast_2d(t).mean(axis=0, dtype=np.float64) for t in encoders]) - base.mean(axis=0)
     value = np.array([float(np.mean(t)) for t in encoders]) - float(base.mean())
@@ -216,7 +239,7 @@ def all_against(
     found = [seed_part(np.atleast_2d(table), clusters, pool) for table in encoders]
     every = [np.array(column) for column in zip(*((*f.component, f.pooled) for f in found), strict=True)]
     mine = SeedPart(Component(*every[:3]), every[3], known=True)
-    theirs = seed_part(base, clusters, pool)
+    theirs = seed_part(base, clusters, pool if other_pool == "same" else other_pool)
     size = Size(apart.shape[1], len(sizes.counts))
     parts = joined(mine, theirs)
     got = difference_limits(value, Component(variance, sizes.df), size, parts, against=None)

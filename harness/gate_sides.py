@@ -74,6 +74,7 @@ class Side:
     cells: Mapping[str, TaskCell]
     tier: str
     """Of the least trusted run."""
+    is_floor: bool = False
 
 
 def bundle_folders(paths: Iterable[Path]) -> list[Path]:
@@ -188,6 +189,7 @@ def side_of(bundles: Sequence[Bundle], protocol: str = "", what: str = "bundles"
         title=mine[0].run.submission.title,
         cells={task: _cell(task, of_task, what) for task, of_task in sorted(by_task.items())},
         tier=max((b.run.tier for b in mine), key=TIERS.index),
+        is_floor=mine[0].run.submission.floor is not None,
     )
 
 

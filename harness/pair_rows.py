@@ -38,19 +38,21 @@ def difference_rows(
     rows = []
     for pair in pairs:
         if pair.a in tables and pair.b in tables:
-            # The pool says nothing about a floor's noise; as on the site, the wider interval counts then.
-            pools = (pool, None) if {pair.a, pair.b} & set(floors) else (pool,)
-            found = [_pair_row(tables[pair.a], tables[pair.b], clusters, p) for p in pools]
-            widest = max(found, key=_width)
-            rows.append({"a": pair.a, "b": pair.b, **widest})
+            sides = (pair.a in floors, pair.b in floors)
+            row = _pair_row(tables[pair.a], tables[pair.b], clusters, pool, sides)
+            rows.append({"a": pair.a, "b": pair.b, **row})
     return rows
 
 
 def _pair_row(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], pool: SeedPool | None
+    a: NDArray[Any],
+    b: NDArray[Any],
+    clusters: NDArray[Any],
+    pool: SeedPool | None,
+    floors: tuple[bool, bool] = (False, False),
 ) -> dict[str, Any]:
     """The difference a − b on one task and what goes with it; None stands for what is unknown."""
-    found = compare(a, b, clusters, pool)
+    found = compare(a, b, clusters, pool, floors)
     got = found.interval
     known = bool(np.isfinite(got.se))
     return {
@@ -66,7 +68,3 @@ def _pair_row(
         "num_clusters": found.num_clusters,
         "detectable": found.detectable,
     }
-
-
-def _width(row: dict[str, Any]) -> float:
-    return float(row["ci_high"] - row["ci_low"])

@@ -159,6 +159,23 @@ CREATE TABLE pair_differences (
     PRIMARY KEY (protocol, task, a, b)
 );
 
+-- One row a complete encoder and each floor that it is held against on a task: encoder less floor.
+CREATE TABLE floor_differences (
+    protocol VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    encoder VARCHAR NOT NULL,
+    floor VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    difference DOUBLE NOT NULL,
+    ci_low DOUBLE NOT NULL,
+    ci_high DOUBLE NOT NULL,
+    se DOUBLE,
+    df DOUBLE,
+    seeds_unknown BOOLEAN NOT NULL,
+    beaten BOOLEAN NOT NULL,
+    PRIMARY KEY (protocol, task, encoder, floor)
+);
+
 -- One row a declared aspect of a pair that both stand in the index: what the records themselves say of it.
 CREATE TABLE pair_facts (
     a VARCHAR NOT NULL,

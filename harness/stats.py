@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,9 +155,20 @@ class DifferenceParts(NamedTuple):
 
 
 def difference_parts(
-    a: NDArray[Any], b: NDArray[Any], clusters: NDArray[Any], seed_pool: SeedPool | None = None
+    a: NDArray[Any],
+    b: NDArray[Any],
+    clusters: NDArray[Any],
+    seed_pool: SeedPool | None = None,
+    pool_b: SeedPool | Literal["same"] | None = "same",
 ) -> DifferenceParts:
-    """The difference a − b and the components of its variance; arguments as in `paired_difference`.
+    """The difference a − b and the components of its variance.
+
+    Args:
+        a: as in `paired_difference`.
+        b: likewise.
+        clusters: likewise.
+        seed_pool: likewise, for both sides.
+        pool_b: for `b`, where it is another.
 
     Raises:
         ValueError: as in `estimate`, or the numbers of samples differ.
@@ -165,7 +176,8 @@ def difference_parts(
     left, right = _score_table(a, clusters), _score_table(b, clusters)
     value = float(left.mean() - right.mean())
     samples, samples_df, num_clusters = cluster_variance(left.mean(axis=0) - right.mean(axis=0), clusters)
-    ours, theirs = (seed_part(table, clusters, seed_pool) for table in (left, right))
+    pools = (seed_pool, seed_pool if pool_b == "same" else pool_b)
+    ours, theirs = (seed_part(*side) for side in ((left, clusters, pools[0]), (right, clusters, pools[1])))
     size = Size(left.shape[1], num_clusters)
     known = bool(ours.known and theirs.known)
     return DifferenceParts(value, Component(samples, samples_df), size, joined(ours, theirs), known)

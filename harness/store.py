@@ -24,6 +24,7 @@ from harness.bundle import Bundle, check_place, find_bundles, find_uncommitted, 
 from harness.cells import CONDITION_FIELDS, Entry, set_aside, submissions
 from harness.digest import canonical_json, digest_bytes
 from harness.errors import IntegrityError, UsageError
+from harness.floor_rows import floor_rows
 from harness.ledger import all_attempts, all_tombstones
 from harness.pair_facts import network_of, pair_facts
 from harness.pair_rows import declared_rows, difference_rows
@@ -40,6 +41,8 @@ from harness.store_files import (
     writer_lock,
 )
 from harness.variance import SeedPool, pool_seeds
+
+Rows = list[dict[str, Any]]
 
 __all__ = ["STORE_VERSION", "IngestReport", "ingest", "open_store"]
 
@@ -138,11 +141,12 @@ def _fill(
     _insert(connection, "runs", [rows[entry.digest] for entry in entries])
     _insert(connection, "encoders", [_encoder_row(submission) for submission in submissions(entries)])
     counted = [entry for entry in entries if entry.digest not in reasons]
-    tasks, metrics, differences, measured = [], [], [], []
+    tasks, metrics, differences, against, measured = [], [], [], [], []
     for _, column in groupby(counted, key=lambda e: e.cell[:2]):
-        task, cells, between, ranked = _measure_task(connection, list(column), pairs)
+        task, cells, between, floors, ranked = _measure_task(connection, list(column), pairs)
         tasks.append(task)
         metrics += cells
+        against += floors
         differences += between
         measured += [] if ranked is None else [ranked]
     _insert(connection, "tasks", tasks)
@@ -151,6 +155,7 @@ def _fill(
     _insert(connection, "attempts", [asdict(attempt) for attempt in all_attempts(roots)])
     _insert(connection, "tombstones", [asdict(stone) for stone in all_tombstones(roots)])
     _insert(connection, "pair_differences", differences)
+    _insert(connection, "floor_differences", against)
     receipts = {entry.digest: json.loads(rows[entry.digest]["receipt"]) for entry in counted}
     _insert_board(connection, counted, receipts, pairs, differences, measured)
     _insert(connection, "meta", [{"key": "store_version", "value": str(STORE_VERSION)}])
@@ -295,8 +300,8 @@ def _encoder_row(submission: Submission) -> dict[str, Any]:
 
 def _measure_task(
     connection: duckdb.DuckDBPyConnection, column: list[Entry], pairs: Sequence[Pair]
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], MeasuredTask | None]:
-    """Rows of `tasks`, `metrics` and `pair_differences` of one (protocol, task), and its ranked encoders.
+) -> tuple[dict[str, Any], Rows, Rows, Rows, MeasuredTask | None]:
+    """Rows of `tasks`, `metrics`, `pair_differences`, `floor_differences` of a task, and its ranked encoders.
 
     The entries are in board order. Floors and self-reported rows neither lend their noise nor are ranked.
     """
@@ -336,7 +341,9 @@ def _measure_task(
     between = difference_rows(pairs, tables, clusters, pool, floors)
     is_probe = first.run.engine == PROBE_ENGINE
     measured = measure_all(first.run.protocol, first.run.task, ranked, clusters, pool, is_probe=is_probe)
-    return task, metrics, [{**place, **row} for row in between], measured
+    against = floor_rows({e: runs[0].run.submission for e, runs in cells.items()}, tables, clusters, pool)
+    pairs_rows, floors_rows = ([{**place, **row} for row in rows] for rows in (between, against))
+    return task, metrics, pairs_rows, floors_rows, measured
 
 
 def _metric_row(runs: Sequence[Entry]) -> dict[str, Any]:

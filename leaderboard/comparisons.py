@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.comparison import all_against
+from harness.comparison import floor_pools
+from harness.floor_rows import against_floor, own_floors
 from harness.records import SELF_REPORTED, Metric
-from harness.stats import Interval, paired_difference
+from harness.stats import Interval, difference_parts, interval_of
 from leaderboard.facts import Facts, RunFacts
-from leaderboard.views import BEATS_BY
 
 REQUIRED_FLOORS = ("blind", "shuffled-image", "random-init")
 """Floors that every encoder must pass; pixel patches are shown beside them."""
@@ -77,15 +76,11 @@ class Comparisons:
         if left is None or right is None or left.sample_ids != right.sample_ids:
             return None
         pool = self.facts.seed_pools.get((self.protocol, task))
+        pools = floor_pools(pool, (a in self.floors, b in self.floors))
+        every = [difference_parts(left.scores, right.scores, left.clusters, *both) for both in pools]
         # No p: the pages print intervals, and the index has p where a page needs it.
-        found = paired_difference(left.scores, right.scores, left.clusters, pool, against=None)
-        if a not in self.floors and b not in self.floors:
-            return found
-        # The pool holds encoders only and may understate a floor's noise, or the floor's few seeds may:
-        # the wider interval counts.
-        return max(
-            found, paired_difference(left.scores, right.scores, left.clusters, against=None), key=_width
-        )
+        found = [interval_of(parts, against=None) for parts in every]
+        return max(found, key=lambda interval: interval.high - interval.low)
 
     def _against_floor(self, floor: str, task: str) -> Mapping[str, Interval]:
         """The encoders that a floor holds against it, all at once; the wider interval of each as above."""
@@ -99,12 +94,10 @@ class Comparisons:
                 and (table := self.facts.scores.get((self.protocol, e, task))) is not None
                 and table.sample_ids == right.sample_ids
             }
+            pool = self.facts.seed_pools.get((self.protocol, task))
             found: dict[str, Interval] = {}
             if right is not None and tables:
-                pool = self.facts.seed_pools.get((self.protocol, task))
-                arms = list(tables.values()), right.scores, right.clusters
-                both = zip(all_against(*arms, pool), all_against(*arms), strict=True)
-                found = {e: max(pair, key=_width) for e, pair in zip(tables, both, strict=True)}
+                found = against_floor(tables, right.scores, right.clusters, pool)
             self._margins[key] = found
         return self._margins[key]
 
@@ -120,25 +113,14 @@ class Comparisons:
         return self._holders[task][floor]
 
     def own_floors(self, encoder: str, kind: str, task: str) -> tuple[str, ...]:
-        """Floors of a kind, complete on a task, that an encoder is held against.
-
-        Made from itself; else from an encoder of its architecture; else all of the kind, since a floor of
-        another make is still a floor.
-        """
+        """Floors of a kind, complete on a task, that an encoder is held against; see `harness.floor_rows`."""
         facts = self.facts.submissions
-        found = [f for f in self.floors if facts[f].floor == kind and self._complete(f, task)]
-        own = [f for f in found if facts[f].base == encoder]
-        kin = [f for f in found if self._architecture(f) == self._architecture(encoder)]
-        return tuple(own or kin or found)
+        complete = [facts[f] for f in self.floors if self._complete(f, task)]
+        return own_floors(facts[encoder], kind, complete, facts)
 
     def _complete(self, encoder: str, task: str) -> bool:
         metric = self.metric(encoder, task)
         return metric is not None and metric.value is not None
-
-    def _architecture(self, encoder: str) -> str:
-        submission = self.facts.submissions[encoder]
-        base = self.facts.submissions.get(submission.base)
-        return (base or submission).source.name
 
     def highest_floor(self, task: str) -> Metric | None:
         """The complete floor with the highest score on a task; ties go to the smaller id."""
@@ -168,24 +150,6 @@ class Comparisons:
         cells = [m for f in self.floors if (m := self.metric(f, task)) is not None and m.ci_high is not None]
         top = max(cells, key=lambda m: m.ci_high or 0.0, default=None)
         return top if top is not None and (top.ci_high or 0.0) >= best.ci_low else None
-
-
-def _width(interval: Interval) -> float:
-    return interval.high - interval.low
-
-
-def errors_away(difference: Interval) -> float:
-    """A difference in its standard errors; ±inf when it has none, 0 when both are zero or it is unknown."""
-    if not math.isfinite(difference.se):
-        return 0.0
-    if difference.se == 0:
-        return math.copysign(math.inf, difference.value) if difference.value else 0.0
-    return difference.value / difference.se
-
-
-def beats(difference: Interval) -> bool:
-    """Whether a difference is at least BEATS_BY standard errors above zero."""
-    return errors_away(difference) >= BEATS_BY
 
 
 def _value(metric: Metric) -> float:

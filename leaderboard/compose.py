@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import EyechartError
+from harness.floor_rows import beats, errors_away
 from harness.prompts import PROBE_SCORER, build_prompt
 from harness.records import Metric, Task
 from harness.stats import Interval
 from leaderboard.charts import SHAPE_OF_SIDE, Strip, score_scale, strip, ticks
-from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons, beats, errors_away
+from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
 from leaderboard.facts import Facts
 from leaderboard.task_samples import task_samples
 from leaderboard.views import (

@@ -24,6 +24,7 @@ HOLDS = {
     "declared_pairs": "pairs of encoders as declared, measured or not",
     "encoders": "what was submitted: family, side, licence, pretraining",
     "family_effects": "classification less contrastive, the pair as the unit",
+    "floor_differences": "each encoder less the floors it is held against, with intervals",
     "flips": "samples that one arm of a pair has right and the other has not",
     "leaderboard": "the board: a row an encoder and task, with its interval and counts",
     "meta": "version of the index",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from harness.floor_rows import BEATS_BY
 from leaderboard import wording
 from leaderboard.comparisons import Comparisons
 from leaderboard.facts import Facts
-from leaderboard.views import BEATS_BY, Board, Site
+from leaderboard.views import Board, Site
 
 HERE = Path(__file__).resolve().parent
 

@@ -14,8 +14,6 @@ from leaderboard.facts import Place
 from leaderboard.sample_views import TaskSamples
 
 CellState = Literal["scored", "incomplete", "not-run"]
-BEATS_BY = 5.0
-"""Standard errors by which an encoder must pass a floor to count as above it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

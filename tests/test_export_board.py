@@ -27,6 +27,7 @@ TABLES = {
     "declared_pairs",
     "encoders",
     "family_effects",
+    "floor_differences",
     "meta",
     "metrics",
     "pair_differences",

@@ -58,7 +58,7 @@ LAYERS: list[set[str]] = [
     {"harness.pairs"},
     {"harness.policy", "harness.gate_records"},
     {"harness.gate_sides"},
-    {"harness.pair_rows", "harness.pair_facts", "harness.board_rows"},
+    {"harness.pair_rows", "harness.pair_facts", "harness.board_rows", "harness.floor_rows"},
     {"harness.store_files", "harness.ledger"},
     {"harness.store"},
     {"harness.row_formats"},

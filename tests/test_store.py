@@ -19,10 +19,15 @@ from index_bundles import HEX, PAIRS, submission, write, write_board
 from scipy.stats import t as student
 
 from harness import cells, pair_rows, stats, store, store_files, variance
+from harness.baseline import board_pools
 from harness.bundle import find_bundles
 from harness.cli import main
+from harness.compare_output import compare_sides
 from harness.errors import IntegrityError, ResourceError, StoreBusyError, UsageError
+from harness.gate_sides import bundle_folders, read_side
 from harness.store import STORE_VERSION, ingest, open_store
+from leaderboard.comparisons import Comparisons
+from leaderboard.index import read_facts
 
 COLUMNS = ["protocol", "encoder", "family", "side", "task", "split", "metric", "value", "ci_low", "ci_high"]
 COLUMNS += ["num_seeds", "num_expected", "num_scored", "num_unparsed", "num_error", "num_missing", "tier"]
@@ -209,10 +214,29 @@ def test_a_pair_with_a_floor_has_the_wider_interval(root: Path, db: Path) -> Non
         tables[encoder] = np.array([score for (score,) in query(db, sql)]).reshape(3, 60)
     pool = variance.pool_seeds([tables["vit"], tables["resnet"]], np.arange(60) // 3)
     arms = (tables["resnet"], tables["blind"], np.arange(60) // 3)
-    both = stats.paired_difference(*arms, pool), stats.paired_difference(*arms)
+    # The encoder borrows from the pool either way; the floor's own seeds count where they say more.
+    ways = (pool, pool), (pool, None)
+    both = [stats.interval_of(stats.difference_parts(*arms, *pools)) for pools in ways]
     widest = max(both, key=lambda d: d.high - d.low)
     assert found == pytest.approx((widest.low, widest.high))
     assert both[0].df != both[1].df
+
+
+def test_differences_to_floors_are_those_that_compare_and_the_site_print(root: Path, db: Path) -> None:
+    ingest(db, root)
+    rows = query(db, "SELECT encoder, floor, kind, difference, ci_low, ci_high, se FROM floor_differences")
+    assert {(e, f, k) for e, f, k, *_ in rows} == {("vit", "blind", "blind"), ("resnet", "blind", "blind")}
+    blind = read_side(bundle_folders([root / "mini" / "blind"]))
+    compared = Comparisons(read_facts(db, None, None), "mini")
+    for encoder, floor, _, difference, low, high, se in rows:
+        side = read_side(bundle_folders([root / "mini" / encoder]))
+        pools = board_pools(side, [root], with_own=True)
+        (found,) = (t for t in compare_sides(side, blind, pools) if t.comparison)
+        assert found.comparison is not None
+        interval, shown = found.comparison.interval, compared.difference(encoder, floor, found.task)
+        assert shown is not None
+        for got in (interval, shown):
+            assert (got.value, got.low, got.high, got.se) == pytest.approx((difference, low, high, se))
 
 
 @pytest.mark.parametrize(("status", "column"), [("error", "num_error"), ("missing", "num_missing")])
