@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,10 @@ def _some(measured: MeasuredTask, names: Sequence[str]) -> AllPairs:
 
 
 def family_rows(
-    differences: Sequence[Mapping[str, Any]], sides: Mapping[str, str], contradicted: set[tuple[str, str]]
+    differences: Sequence[Mapping[str, Any]],
+    sides: Mapping[str, str],
+    contradicted: set[tuple[str, str]],
+    reported: Collection[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """Rows of `family_effects`: classification minus contrastive by task, the pair as the unit.
 
@@ -106,11 +109,13 @@ def family_rows(
         differences: rows of `pair_differences`.
         sides: encoder -> side.
         contradicted: pairs whose declaration does not hold; they are left out.
+        reported: (protocol, encoder) with self-reported rows; nor do their pairs count.
     """
     by_task: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for row in differences:
         a, b = str(row["a"]), str(row["b"])
-        if (a, b) in contradicted or {sides[a], sides[b]} != {"classification", "contrastive"}:
+        apart = {(row["protocol"], a), (row["protocol"], b)} & set(reported)
+        if (a, b) in contradicted or apart or {sides[a], sides[b]} != {"classification", "contrastive"}:
             continue
         turned = sides[a] == "contrastive"
         arms, sign = ((b, a), -1.0) if turned else ((a, b), 1.0)

@@ -244,8 +244,12 @@ def find_uncommitted(root: Path) -> list[Path]:
 
 
 def _candidates(root: Path) -> list[Path]:
-    found = (path for path in root.glob("*/*/*") if path.is_dir() and not path.is_symlink())
-    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(root).parts))
+    found = (path for path in root.glob("*/*/*") if path.is_dir())
+    # A link, at whatever depth, leads out of the results or round in a circle.
+    inside = (
+        p for p in found if not (p.is_symlink() or p.parent.is_symlink() or p.parent.parent.is_symlink())
+    )
+    return sorted(path for path in inside if not any(p.startswith(".") for p in path.relative_to(root).parts))
 
 
 def _home(results_root: Path, run: Run) -> Path:

@@ -120,7 +120,9 @@ def _add_verify(commands: Any) -> None:
         metavar="DIR",
         help="folder of bundles that a database or site was made from; may be given several times",
     )
-    verify.add_argument("--pairs", type=Path, help="matched pairs of a site (default: results/pairs.toml)")
+    verify.add_argument(
+        "--pairs", type=Path, help="matched pairs that it shows (default: results/pairs.toml)"
+    )
     verify.add_argument(
         "--max-tier", choices=TIERS, help="refuse bundles, not in the base, that claim a more trusted tier"
     )

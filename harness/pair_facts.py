@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from harness.pairs import Pair
 from harness.records import Submission
 
+_IMPLIED = ("parameters", "tokens")
 Found = Literal["equal", "differs", "unknown"]
 
 
@@ -27,7 +28,8 @@ class PairFact(NamedTuple):
     """One aspect of a pair."""
 
     aspect: str
-    declared: Literal["equal", "differs"]
+    declared: Literal["equal", "differs", "unnamed"]
+    """Unnamed: it differs, and the declaration says nothing of it."""
     found: Found
 
     @property
@@ -46,7 +48,7 @@ def network_of(receipts: Sequence[Mapping[str, Any]]) -> Network:
 def pair_facts(
     pair: Pair, submissions: Mapping[str, Submission], networks: Mapping[str, Network]
 ) -> tuple[PairFact, ...]:
-    """Every declared aspect of a pair against what can be computed.
+    """Every declared aspect of a pair against what can be computed, and what differs unnamed.
 
     Args:
         pair: the declaration.
@@ -60,7 +62,10 @@ def pair_facts(
             mine, theirs = a.get(aspect), b.get(aspect)
             found: Found = "unknown" if None in {mine, theirs} else "equal" if mine == theirs else "differs"
             facts.append(PairFact(aspect, declared, found))  # type: ignore[arg-type]
-    return tuple(facts)
+    # Another architecture has other parameters and tokens as a matter of course.
+    named = {*pair.held_equal, *pair.differs, *(_IMPLIED if "architecture" in pair.differs else ())}
+    unnamed = [x for x in sorted(set(a) - named) if None not in {a[x], b[x]} and a[x] != b[x]]
+    return (*facts, *(PairFact(aspect, "unnamed", "differs") for aspect in unnamed))
 
 
 def _computed(submission: Submission, network: Network) -> dict[str, str | None]:

@@ -19,6 +19,31 @@ def declared_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return [asdict(pair) for pair in sorted(pairs, key=lambda p: (p.a, p.b))]
 
 
+def pair_notes(
+    pairs: Sequence[Pair], encoders: Collection[str], facts: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Pairs that do not count, in words: one arm is not there, or the records contradict the declaration.
+
+    Args:
+        pairs: the declared ones. Those of which neither arm is there are another board's.
+        encoders: what is there.
+        facts: rows of `pair_facts`.
+    """
+    notes = []
+    for pair in pairs:
+        lacking = sorted({pair.a, pair.b} - set(encoders))
+        wrong = [
+            f"{f['aspect']} (declared: {f['declared']}, found: {f['found']})"
+            for f in facts
+            if (f["a"], f["b"]) == (pair.a, pair.b) and f["contradicted"]
+        ]
+        if len(lacking) == 1:
+            notes.append(f"{pair.a}, {pair.b}: no runs of {lacking[0]}")
+        elif wrong:
+            notes.append(f"{pair.a}, {pair.b}: the records contradict {'; '.join(wrong)}; not counted")
+    return tuple(notes)
+
+
 def difference_rows(
     pairs: Sequence[Pair],
     tables: Mapping[str, NDArray[Any]],

@@ -20,6 +20,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.home import RESULTS
 
+PAIRS = "pairs.toml"
 ASPECTS = (
     "architecture",
     "parameters",
@@ -120,5 +121,5 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def own_pairs() -> Path | None:
     """The declaration beside the results of record, or None where there is none."""
-    path = RESULTS / "pairs.toml"
+    path = RESULTS / PAIRS
     return path if path.is_file() else None

@@ -6,7 +6,7 @@ The same rows make the same bytes. NULL is an empty cell in CSV (an empty text i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, BinaryIO
@@ -102,6 +102,10 @@ def _json_column(column: pa.Array) -> list[Any]:
 
 
 def _write_parquet(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    odd = {i for i, field in enumerate(schema) if not _has_parquet_type(field.type)}
+    if odd:  # such as an interval, or a union
+        fields = [f.with_type(pa.string()) if i in odd else f for i, f in enumerate(schema)]
+        schema, batches = pa.schema(fields), _spelled(batches, odd)
     options = {"compression": "zstd", "compression_level": 3, "write_page_checksum": True}
     with pq.ParquetWriter(file, schema, **options) as writer:
         # How the batches were cut must leave no trace in the bytes: a row group always holds BATCH_ROWS.
@@ -117,6 +121,23 @@ def _write_parquet(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.Recor
         if held:
             table = pa.Table.from_batches(kept, schema).combine_chunks()
             writer.write_table(table, row_group_size=BATCH_ROWS)
+
+
+def _has_parquet_type(kind: pa.DataType) -> bool:
+    try:
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([("it", kind)])).close()
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+def _spelled(batches: Iterable[pa.RecordBatch], columns: set[int]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        arrays = [
+            pa.array(map(_as_text, column.to_pylist()), pa.string()) if i in columns else column
+            for i, column in enumerate(batch.columns)
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def dump_json(value: Any) -> str:
@@ -142,9 +163,9 @@ def plain_value(value: Any) -> Any:
         return value.hex()
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return str(value)
+    if isinstance(value, pa.MonthDayNano):  # as ISO 8601 has it
+        value = f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:.9g}S"
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 WRITERS: dict[str, Callable[[BinaryIO, pa.Schema, Iterable[pa.RecordBatch]], None]] = {

@@ -240,7 +240,7 @@ CREATE VIEW leaderboard AS
 SELECT m.protocol, m.encoder, e.family, e.side, m.task, m.split, m.metric, m.value, m.ci_low, m.ci_high,
     m.num_seeds, m.num_expected, m.num_scored, m.num_unparsed, m.num_error, m.num_missing, m.tier
 FROM metrics AS m JOIN encoders AS e USING (encoder)
-ORDER BY m.protocol, m.task, m.value DESC NULLS LAST, m.encoder;
+ORDER BY m.protocol, m.task, m.tier = 'self-reported', m.value DESC NULLS LAST, m.encoder;
 
 CREATE VIEW seeds AS
 SELECT protocol, encoder, task, split, metric, seed, value, num_expected, num_scored, num_unparsed, num_error,
@@ -261,7 +261,8 @@ SELECT protocol, encoder, task, seed, bundle_digest, run_key, path, tier, receip
 FROM runs WHERE counted ORDER BY protocol, task, encoder, seed;
 
 CREATE VIEW pairs AS
-SELECT d.*, p.held_equal, p.differs, p.note
+SELECT d.*, p.held_equal, p.differs, p.note,
+    EXISTS (FROM pair_facts AS f WHERE f.a = d.a AND f.b = d.b AND f.contradicted) AS contradicted
 FROM pair_differences AS d JOIN declared_pairs AS p USING (a, b)
 ORDER BY d.protocol, d.task, d.a, d.b;
 

@@ -27,7 +27,7 @@ from harness.errors import IntegrityError, UsageError
 from harness.floor_rows import floor_rows
 from harness.ledger import all_attempts, all_tombstones
 from harness.pair_facts import network_of, pair_facts
-from harness.pair_rows import declared_rows, difference_rows
+from harness.pair_rows import declared_rows, difference_rows, pair_notes
 from harness.pairs import Pair
 from harness.records import SELF_REPORTED, TIERS, Submission
 from harness.stats import estimate
@@ -70,6 +70,8 @@ class IngestReport:
     """(path, reason) of bundles that are kept but do not count; see `harness.cells`."""
     uncommitted: tuple[str, ...]
     """Folders that bear no COMMIT and were not read."""
+    pairs: tuple[str, ...] = ()
+    """Declared pairs that do not count, and why."""
 
 
 def ingest(
@@ -157,7 +159,7 @@ def _fill(
     _insert(connection, "pair_differences", differences)
     _insert(connection, "floor_differences", against)
     receipts = {entry.digest: json.loads(rows[entry.digest]["receipt"]) for entry in counted}
-    _insert_board(connection, counted, receipts, pairs, differences, measured)
+    facts = _insert_board(connection, counted, receipts, pairs, differences, measured)
     _insert(connection, "meta", [{"key": "store_version", "value": str(STORE_VERSION)}])
     connection.execute("COMMIT")
     return IngestReport(
@@ -170,6 +172,7 @@ def _fill(
         ),
         set_aside=tuple((entry.path, reasons[entry.digest]) for entry in entries if entry.digest in reasons),
         uncommitted=tuple(str(path) for root in roots for path in find_uncommitted(root)),
+        pairs=pair_notes(pairs, {entry.encoder for entry in counted}, facts),
     )
 
 
@@ -180,8 +183,8 @@ def _insert_board(
     pairs: Sequence[Pair],
     differences: Sequence[dict[str, Any]],
     measured: Sequence[MeasuredTask],
-) -> None:
-    """What needs all encoders at once: ranks, pairs' facts, families, the probe against the rest."""
+) -> Rows:
+    """What needs all encoders at once: ranks, families, the probe against the rest; returns pairs' facts."""
     known = {submission.id: submission for submission in submissions(counted)}
     networks = {
         encoder: network_of([receipts[e.digest] for e in counted if e.encoder == encoder])
@@ -197,10 +200,12 @@ def _insert_board(
     agreements, flips = agreement_rows(measured)
     sides: dict[str, str] = {encoder: submission.side for encoder, submission in known.items()}
     _insert(connection, "pair_facts", facts)
-    _insert(connection, "family_effects", family_rows(differences, sides, wrong))
+    reported = {(e.run.protocol, e.encoder) for e in counted if e.run.tier == SELF_REPORTED}
+    _insert(connection, "family_effects", family_rows(differences, sides, wrong, reported))
     _insert(connection, "ranks", rank_rows(measured))
     _insert(connection, "rank_agreement", agreements)
     _insert(connection, "rank_flips", flips)
+    return facts
 
 
 def _load_bundles(

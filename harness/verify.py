@@ -21,6 +21,7 @@ from harness.bundle_rules import Definitions, inspect_bundle, is_known
 from harness.errors import EyechartError, IntegrityError, UsageError
 from harness.files import TEMPORARY_PREFIX
 from harness.ledger import read_attempts, read_tombstones
+from harness.pairs import PAIRS, Pair, read_pairs
 from harness.request import Request, check_request, refuse_missing_base, trusted_bundles
 from harness.siblings import compare_siblings
 from harness.store import ingest, open_store
@@ -75,7 +76,7 @@ def verify_results(
     """
     terms = request or Request()
     refuse_missing_base(terms.base)
-    _refuse_part(root)
+    refuse_part(root)
     paths = find_bundles(root)
     findings: list[EyechartError] = [*_strays(root), *_unfinished(root)]
     if not paths and not findings and terms.base is None:
@@ -84,6 +85,8 @@ def verify_results(
     findings += refused
     findings += compare_siblings(list(bundles.values()), trusted_bundles(root, terms.base))
     try:
+        if (root / PAIRS).exists():
+            read_pairs(root / PAIRS)
         findings += check_request(root, bundles, definitions, terms)
         findings += _check_ledgers(root, bundles)
     except UsageError as error:
@@ -96,7 +99,7 @@ def verify_results(
     )
 
 
-def _refuse_part(root: Path) -> None:
+def refuse_part(root: Path) -> None:
     """A row or a protocol alone has no siblings and no ledgers to be held against.
 
     Raises:
@@ -104,7 +107,7 @@ def _refuse_part(root: Path) -> None:
     """
     for what, pattern, above in (("encoder", "*/", root / ".."), ("protocol", "*/*/", root)):
         if not find_bundles(root) and any(root.glob(f"{pattern}{COMMIT}")):
-            fix = f"verify the folder of results: {(above / '..').resolve()}"
+            fix = f"name the folder of results: {(above / '..').resolve()}"
             raise UsageError(f"this is the folder of one {what}", where=str(root), fix=fix)
 
 
@@ -149,7 +152,7 @@ def _strays(root: Path) -> list[EyechartError]:
                 yield IntegrityError("left over from a run that was cut off", where=str(path), fix=fix)
             elif path.name.startswith("."):
                 yield IntegrityError("hidden file or folder among the results", where=str(path))
-            elif path.is_dir():
+            elif path.is_dir() and (depth or path.suffix not in TOP_SUFFIXES):
                 if depth < 2:
                     yield from walk(path, depth + 1)
             elif depth or path.suffix not in TOP_SUFFIXES or not path.is_file():
@@ -184,12 +187,15 @@ def _check_ledgers(root: Path, bundles: Mapping[Path, Bundle]) -> list[EyechartE
     return findings
 
 
-def verify_store(db: Path, roots: Sequence[Path], progress: Progress | None = None) -> Report:
+def verify_store(
+    db: Path, roots: Sequence[Path], pairs: Sequence[Pair] = (), progress: Progress | None = None
+) -> Report:
     """Build the database anew from its bundles and compare every table and view.
 
     Args:
         db: what `eyechart ingest` made, from these roots.
         roots: folders of bundles.
+        pairs: that it was given.
         progress: called with (bundles read, bundles in all).
 
     Returns:
@@ -202,7 +208,7 @@ def verify_store(db: Path, roots: Sequence[Path], progress: Progress | None = No
     open_store(db).close()
     with tempfile.TemporaryDirectory(prefix="eyechart-verify-") as folder:
         fresh = Path(folder) / "fresh.duckdb"
-        report = ingest(fresh, *roots, progress=progress)
+        report = ingest(fresh, *roots, pairs=pairs, progress=progress)
         findings: list[EyechartError] = []
         mine, true = open_store(db), open_store(fresh)
         try:

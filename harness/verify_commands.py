@@ -46,6 +46,9 @@ def _kind_of(path: Path) -> str:
             return BUNDLE
         return SITE if (path / "index.html").is_file() else FOLDER
     if path.is_file():
+        # A database that was cut short to nothing has lost its mark, and is damage all the same.
+        if path.suffix in {".duckdb", ".db"}:
+            return STORE
         with open(path, "rb") as file:
             if file.read(_MARK_AT + len(_DUCKDB_MARK))[_MARK_AT:] == _DUCKDB_MARK:
                 return STORE
@@ -62,7 +65,7 @@ def _refuse_idle_options(arguments: argparse.Namespace, kind: str) -> None:
         "max_tier": (BUNDLE, FOLDER),
         "base": (FOLDER,),
         "results": (STORE, SITE),
-        "pairs": (SITE,),
+        "pairs": (STORE, SITE),
     }
     for name, kinds in allowed.items():
         if getattr(arguments, name) and kind not in kinds:
@@ -83,6 +86,7 @@ def _refuse_idle_options(arguments: argparse.Namespace, kind: str) -> None:
 def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
     from harness.bundle_rules import read_definitions
     from harness.request import Request
+    from harness.store_files import open_store
     from harness.verify import verify_bundle, verify_results, verify_store
 
     if kind in {BUNDLE, FOLDER}:
@@ -91,15 +95,19 @@ def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
         if kind == BUNDLE:
             return verify_bundle(arguments.path, definitions, request)
         return _with_stage(lambda show: verify_results(arguments.path, definitions, request, show))
+    if kind == STORE:
+        open_store(arguments.path).close()  # damage before what to compare it with
     roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
     if not roots:
         raise UsageError("no results to compare with", expected=f"{RESULTS} or {home.results}")
-    if kind == STORE:
-        return _with_stage(lambda show: verify_store(arguments.path, roots, show))
-    from harness.pairs import own_pairs
-    from harness.site_check import verify_site
+    from harness.pairs import own_pairs, read_pairs
 
     pairs = arguments.pairs or own_pairs()
+    if kind == STORE:
+        declared = read_pairs(pairs) if pairs else ()
+        return _with_stage(lambda show: verify_store(arguments.path, roots, declared, show))
+    from harness.site_check import verify_site
+
     own = sorted(home.protocols.glob("*.toml"))
     return _with_stage(lambda show: verify_site(arguments.path, roots, pairs, own, show, home.datasets))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stored_runs import TASK, draw, submission, write_runs
 
 from harness.board_rows import family_rows, family_sentence
 from harness.check_commands import judge_looks
+from harness.cli import main
 from harness.family import FamilyEffect
 from harness.pair_facts import Network, network_of, pair_facts
 from harness.pairs import Pair
@@ -116,10 +118,20 @@ def test_what_a_pair_holds_equal_is_computed() -> None:
         "tokens": "equal",
         "information": "unknown",
         "objective": "differs",
+        "architecture": "differs",
     }
-    assert [name for name, f in facts.items() if f.contradicted] == ["images-seen", "images", "parameters"]
+    contradicted = [name for name, f in facts.items() if f.contradicted]
+    assert contradicted == ["images-seen", "images", "parameters", "architecture"]
     same = pair_facts(pair("a", "b", differs=("objective",)), {"a": a, "b": a}, networks)
     assert same[0].contradicted
+    # What differs and is not named is no matched pair either; another architecture has other parameters.
+    unnamed = {f.aspect: f for f in pair_facts(pair("a", "b", "information"), {"a": a, "b": b}, networks)}
+    assert [name for name, f in unnamed.items() if f.declared == "unnamed"] == [
+        *("architecture", "images", "images-seen", "parameters"),
+    ]
+    assert unnamed["images"].contradicted
+    other = pair("a", "b", "information", differs=("objective", "architecture", "images", "images-seen"))
+    assert not [f for f in pair_facts(other, {"a": a, "b": b}, networks) if f.declared == "unnamed"]
 
 
 def test_receipts_that_disagree_tell_nothing() -> None:
@@ -139,6 +151,47 @@ def test_a_contradicted_pair_is_not_pooled() -> None:
     turned = [dict(r, a=r["b"], b=r["a"], difference=-0.1) for r in rows]
     assert family_rows(turned, sides, set())[0]["difference"] == pytest.approx(0.1)
     assert family_rows(rows, dict.fromkeys(sides, "contrastive"), set()) == []
+    (less,) = family_rows(rows, sides, set(), {("p", "b3"), ("another", "a1")})
+    assert (less["num_independent"], less["difference"]) == (4, None)
+
+
+def test_pairs_that_do_not_count_are_told_when_they_are_read(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "results"
+    for number, encoder in enumerate(("a", "b", "c")):
+        tier = "self-reported" if encoder == "c" else "re-run"
+        write_runs(root, encoder, draw(number, 0.5 + 0.1 * number), tier=tier)
+    declared = [
+        ("a", "b", ["resolution"], ["objective"]),
+        ("a", "ghost", ["resolution"], ["objective"]),
+        ("nobody", "ghost", ["resolution"], ["objective"]),
+    ]
+    text = "".join(
+        f'[[pair]]\na = "{a}"\nb = "{b}"\nheld_equal = {equal}\ndiffers = {differs}\nnote = "n"\n'
+        for a, b, equal, differs in declared
+    ).replace("'", '"')
+    (tmp_path / "pairs.toml").write_text(text)
+    assert main(["ingest", str(root), "--db", "x.duckdb", "--pairs", "pairs.toml"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  pairs: ")]
+    assert told[1:] == ["  pairs: a, ghost: no runs of ghost"]
+    assert "a, b: the records contradict objective (declared: differs, found: equal); not counted" in told[0]
+    assert ask(tmp_path / "x.duckdb", "SELECT DISTINCT contradicted FROM pairs") == [(True,)]
+    # Strangers' rows come last, however high they are.
+    order = ask(tmp_path / "x.duckdb", "SELECT encoder FROM leaderboard")
+    assert order[-1] == ("c",)
+
+
+@pytest.mark.parametrize("named", ["empty", "results/mini", "results/mini/a"])
+def test_a_folder_without_results_does_not_empty_the_index(
+    named, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_runs(tmp_path / "results", "a", draw(1))
+    (tmp_path / "empty").mkdir()
+    assert main(["ingest", "results", "--db", "x.duckdb"]) == 0
+    assert main(["ingest", named, "--db", "x.duckdb"]) == 2
+    assert re.search("no results here|this is the folder of one", capsys.readouterr().err)
+    assert ask(tmp_path / "x.duckdb", "SELECT count(*) FROM metrics") == [(1,)]
 
 
 def test_the_sentence_says_when_one_pair_carries_it_all() -> None:

@@ -30,6 +30,7 @@ from harness import cli, commands
 from harness.bundle import read_bundle
 from harness.bundle_rules import Definitions, read_definitions
 from harness.errors import EyechartError, IntegrityError
+from harness.pairs import read_pairs
 from harness.records import Score
 from harness.rescore import Rescored, _compare_scores, rescore
 from harness.store import ingest
@@ -220,6 +221,48 @@ def test_the_right_database_and_site_pass(
         assert verify(capsys, built / name, "--results", pristine.root)[0] == 0
     code, _, last = verify(capsys, built / "a.duckdb", "--results", pristine.rec.parent.parent.parent / "no")
     assert code == 2 and "no such folder" in last
+
+
+def test_a_database_with_pairs_and_one_cut_to_nothing(
+    pristine: Results, capsys, home: Path, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoders = sorted(p.name for p in (pristine.root / "mini").iterdir())
+    pairs = tmp_path / "pairs.toml"
+    pairs.write_text(
+        f'[[pair]]\na = "{encoders[0]}"\nb = "{encoders[1]}"\nheld_equal = ["images"]\n'
+        'differs = ["objective"]\nnote = "n"\n'
+    )
+    db = tmp_path / "a.duckdb"
+    ingest(db, pristine.root, pairs=read_pairs(pairs))
+    assert verify(capsys, db, "--results", pristine.root, "--pairs", pairs)[0] == 0
+    code, out, _ = verify(capsys, db, "--results", pristine.root)
+    assert code == 8 and "declared_pairs" in out
+    db.write_bytes(b"")
+    code, _, last = verify(capsys, db)
+    assert code == 8 and "not a sound database" in last
+
+
+def test_a_link_does_not_lead_out_of_the_results(results: Results, definitions: Definitions) -> None:
+    (results.root / "mini" / "loop").symlink_to("..")
+    lines = [error.line() for error in verify_results(results.root, definitions).findings]
+    assert len(lines) == 1 and "symbolic link among the results" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("pairs.toml", "not valid TOML"), ("attempts.toml/", "not part of the results")]
+)
+def test_what_lies_beside_the_rows_is_read_too(
+    name: str, says: str, results: Results, definitions: Definitions
+) -> None:
+    path = results.root / name
+    path.unlink(missing_ok=True)
+    if name.endswith("/"):
+        path.mkdir()
+    else:
+        path.write_text("[[pair")
+    lines = [error.line() for error in verify_results(results.root, definitions).findings]
+    assert any(says in line for line in lines), lines
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
