@@ -81,6 +81,8 @@ def _add_publish(commands: Any) -> None:
 def _add_url(parser: argparse.ArgumentParser) -> None:
     text = "address that the site will have: makes the feed's links and the preview image's absolute"
     parser.add_argument("--url", default="", metavar="ADDRESS", help=text)
+    text = "address of the repository that results are submitted to: every page links there"
+    parser.add_argument("--repository", default="", metavar="ADDRESS", help=text)
 
 
 def _add_serve(commands: Any) -> None:

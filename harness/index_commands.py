@@ -130,6 +130,7 @@ def publish(arguments: argparse.Namespace) -> int:
         datasets=home.datasets,
         local_media=arguments.media_from_home,
         url=arguments.url,
+        repository=arguments.repository,
     )
     if arguments.json:
         facts = {"pages": report.pages, "bytes": report.bytes, "index": str(report.index)}
@@ -137,6 +138,10 @@ def publish(arguments: argparse.Namespace) -> int:
         print(json.dumps({**facts, "first": report.first, **changes}, indent=1))
     else:
         print(spell_build(report))
+        if report.without_pictures:
+            names = ", ".join(name.removeprefix("eyechart_") for name in report.without_pictures)
+            how = "`eyechart mini data` (the mini suite) or `eyechart data pack` makes what they need"
+            print(f"No pictures and questions of {names}: {how}, then publish again.")
         if arguments.media_from_home:
             print("For your own eyes: it shows what licences forbid to pass on. Do not publish it.")
     return 0

@@ -10,7 +10,7 @@ from harness.errors import IntegrityError
 from harness.pairs import read_pairs
 from harness.store import ingest
 from harness.verify import Report
-from leaderboard.address import stated_address
+from leaderboard.address import stated_address, stated_repository
 from leaderboard.build import build_site
 
 SHOWN = 100
@@ -54,7 +54,15 @@ def verify_site(
         tries = [datasets] if (site / MEDIA).is_dir() else [None, datasets]
         found = None
         for packs in dict.fromkeys(tries):
-            build_site(database, fresh, pairs, protocols=protocols, datasets=packs, url=stated_address(site))
+            build_site(
+                database,
+                fresh,
+                pairs,
+                protocols=protocols,
+                datasets=packs,
+                url=stated_address(site),
+                repository=stated_repository(site),
+            )
             found = _compare(site, fresh)
             if found is None:
                 break

@@ -11,11 +11,16 @@ from harness.errors import UsageError
 from leaderboard.wording import web_link
 
 _PLAIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*)?")
+_REPOSITORY = re.compile(r'<a id="repository" href="([^"]*)"')
 _CANONICAL = re.compile(r'<link rel="canonical" href="([^"]*)">')
 
 
-def base_address(text: str) -> str:
+def base_address(text: str, option: str = "--url") -> str:
     """The address of a site's top with a slash at its end; empty for the empty text.
+
+    Args:
+        text: the address.
+        option: where it was given.
 
     Raises:
         UsageError: not a plain http(s) address of a folder.
@@ -26,11 +31,33 @@ def base_address(text: str) -> str:
     if not plain or ".." in urlsplit(text).path.split("/"):
         raise UsageError(
             "not an address of a site",
-            where="--url",
+            where=option,
             found=repr(text)[:120],
             expected="http(s)://host/path/ without query, fragment or user",
         )
     return text if text.endswith("/") else f"{text}/"
+
+
+def repository_address(text: str) -> str:
+    """The address of the repository, without a slash at its end; empty for the empty text.
+
+    Raises:
+        UsageError: not a plain http(s) address.
+    """
+    return base_address(text, "--repository").rstrip("/")
+
+
+def stated_repository(site: Path) -> str:
+    """The repository that a published site's start page names, empty for none.
+
+    Raises:
+        UsageError: it names something that is no address.
+    """
+    page = site / "index.html"
+    if not page.is_file():
+        return ""
+    found = _REPOSITORY.search(page.read_text(encoding="utf-8", errors="replace"))
+    return repository_address(html.unescape(found[1])) if found else ""
 
 
 def stated_address(site: Path) -> str:

@@ -6,11 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ResourceError, UsageError
-from leaderboard.address import base_address
+from leaderboard.address import base_address, repository_address
 from leaderboard.badges import badge_files
 from leaderboard.board import board, board_page
 from leaderboard.changes import changes_pages
@@ -50,6 +50,8 @@ class SiteReport:
     """Files that the build before had not; all of them in the first build."""
     changed: tuple[str, ...]
     removed: tuple[str, ...]
+    without_pictures: tuple[str, ...] = ()
+    """Tasks of which no task pack was at hand, so that their pages show ids in place of samples."""
 
 
 def build_site(
@@ -62,6 +64,7 @@ def build_site(
     *,
     local_media: bool = False,
     url: str = "",
+    repository: str = "",
 ) -> SiteReport:
     """Build the static site of everything in the index.
 
@@ -74,18 +77,24 @@ def build_site(
         datasets: folder with a folder a suite, whose task packs tell what a sample is; None for none.
         local_media: show what licences forbid, too, for a person's own eyes; every page says so.
         url: address that the site will have, or empty: makes the feed's links and the preview's absolute.
+        repository: address of the repository that results are submitted to, or empty.
 
     Raises:
-        UsageError: `out` holds something that is no site, or `url` is no address.
+        UsageError: `out` holds something that is no site, or `url` or `repository` is no address.
         StoreBusyError: another process writes the index.
         ResourceError: the disk is full.
     """
-    address = base_address(url)
+    address, home = base_address(url), repository_address(repository)
     facts = read_facts(db, pairs, tasks_dir, protocols, datasets, local_media=local_media)
-    return write_site(render_site(facts, db, address), out)
+    report = write_site(render_site(facts, db, address, home), out)
+    played = {(run.protocol, run.task) for run in facts.runs}
+    lacking = {task for protocol, task in played if (protocol, task) not in facts.samples}
+    return replace(report, without_pictures=tuple(sorted(lacking)))
 
 
-def render_site(facts: Facts, database: Path | None = None, url: str = "") -> dict[str, bytes]:
+def render_site(
+    facts: Facts, database: Path | None = None, url: str = "", repository: str = ""
+) -> dict[str, bytes]:
     """All files of the site by relative path; without `database` none of its tables as files."""
     compared = [Comparisons(facts, protocol) for protocol in _protocol_order(facts)]
     kit = Kit(
@@ -96,6 +105,7 @@ def render_site(facts: Facts, database: Path | None = None, url: str = "") -> di
         environment=environment(),
         database=database,
         url=url,
+        repository=repository,
     )
     files: dict[str, bytes] = {}
     for make in MAKERS:

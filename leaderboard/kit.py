@@ -32,14 +32,17 @@ class Kit:
     """The index itself, for what is copied out of it; None where only facts are at hand."""
     url: str = ""
     """Address of the hosted site, with a slash at its end; empty for a site that knows none."""
+    repository: str = ""
+    """Address of the repository that results are submitted to, without a slash at its end; or empty."""
 
     def page(self, template: str, href: str, **values: object) -> bytes:
         """A page as UTF-8; `root` leads from `href` back to the site's top, so that file:// works."""
         # A host shows 404.html in place of whatever page is missing, however deep: only its address helps.
         root = self.url if self.url and href == "404.html" else "../" * href.count("/")
         text = self.environment.get_template(template).render(
-            site=self.site, root=root, here=href, url=self.url, beats_by=f"{BEATS_BY:g}", **values
-        )
+            site=self.site, root=root, here=href, url=self.url, repository=self.repository,
+            beats_by=f"{BEATS_BY:g}", **values,
+        )  # fmt: skip
         return text.encode()
 
 

@@ -12,7 +12,7 @@ from board_site import HOSTILE, MINI, kit_of, made_site
 
 from harness.errors import UsageError
 from leaderboard import feed as feed_module
-from leaderboard.address import base_address, stated_address
+from leaderboard.address import base_address, repository_address, stated_address, stated_repository
 from leaderboard.badges import score_words
 from leaderboard.build import render_site
 from leaderboard.changes import scores_entries
@@ -197,6 +197,20 @@ def test_what_is_no_address_is_refused(text):
         base_address(text)
 
 
+def test_every_page_leads_to_the_repository_that_was_named(made, tmp_path):
+    address = "https://example.org/us/eyechart"
+    assert repository_address(f"{address}/") == address
+    for name, data in render_site(made.facts, repository=address).items():
+        if name.endswith(".html"):
+            assert f'<a id="repository" href="{address}">' in data.decode()
+            (tmp_path / name.replace("/", "-")).write_bytes(data)
+    assert stated_repository(tmp_path) == address
+    assert f"git clone {address}" in (tmp_path / "submit.html").read_text()
+    for text in ("javascript:x", "https://user@example.org/x", "example.org"):
+        with pytest.raises(UsageError, match="--repository: not an address"):
+            repository_address(text)
+
+
 def test_every_page_knows_its_address(made, tmp_path):
     url = "https://example.org/e/"
     for name, data in render_site(made.facts, url=url).items():
@@ -211,6 +225,7 @@ def test_every_page_knows_its_address(made, tmp_path):
             (tmp_path / name.replace("/", "-")).write_bytes(data)
     assert stated_address(tmp_path) == url
     assert stated_address(made.site) == ""
+    assert stated_repository(made.site) == stated_repository(tmp_path) == ""
     assert f'href="{url}static/site.css"' in (tmp_path / "404.html").read_text()
     for page in made.site.rglob("*.html"):
         text = page.read_text()
