@@ -202,7 +202,7 @@ def grid(level: float = 0.6, lift: float = 0.02) -> list[World]:
 
 
 def further() -> list[World]:
-    """Cells beside the grid: near the ceiling, soft scores, three seeds with a pool."""
+    """Cells beside the grid: near the ceiling, soft scores, three seeds with a pool, few samples."""
     base = World(num_samples=1000, cluster_size=5, num_seeds=3, seed_sd=0.01, lift=0.02)
     return [
         replace(base, level=0.95),
@@ -213,4 +213,8 @@ def further() -> list[World]:
         replace(base, pool=8),
         replace(base, pool=8, seed_sd=0.03),
         replace(base, lift=0.0),
+        replace(base, num_samples=30, cluster_size=1, seed_sd=0.0),
+        replace(base, num_samples=50, cluster_size=1, seed_sd=0.0, level=0.95),
+        replace(base, num_samples=60),
+        replace(base, num_samples=100, soft=True),
     ]
