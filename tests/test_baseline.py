@@ -122,8 +122,10 @@ def test_compare_tells_two_encoders_apart(board: Path, capsys) -> None:
 
 def test_compare_says_what_does_not_compare(board: Path, tmp_path: Path, capsys) -> None:
     write_runs(tmp_path / "other", "enc9", draw(9), dataset_digest="e" * 64)
-    assert main(["compare", enc(board, 0), str(tmp_path / "other")]) == 0
-    assert "they differ in dataset" in capsys.readouterr().out
+    assert main(["compare", enc(board, 0), str(tmp_path / "other")]) == 12
+    out = capsys.readouterr().out
+    assert f"{TASK}: not compared, they differ in dataset" in out
+    assert "Nothing could be compared." in out
     assert main(["compare", "enc0", "nobody", "--results", str(board)]) == 2
     assert "no such encoder" in capsys.readouterr().err
 
