@@ -87,7 +87,7 @@ def check(
         candidate=_summary(candidate),
         tasks=tuple(found),
         notes=tuple(_notes(baseline, candidate)),
-        seed_noise=_seed_noise(pools or {}, lenders, counted) if parts else "",
+        seed_noise=_seed_noise(tuple(parts), pools or {}, lenders, counted) if parts else "",
     )
 
 
@@ -126,14 +126,20 @@ def _fewer_seeds(baseline: Side, candidate: Side) -> list[str]:
     ]
 
 
-def _seed_noise(pools: Mapping[str, SeedPool], lenders: Collection[str], counted: Counted) -> str:
-    """Where the training noise in the intervals comes from."""
-    if not pools:
+def _seed_noise(
+    tasks: Sequence[str], pools: Mapping[str, SeedPool], lenders: Collection[str], counted: Counted
+) -> str:
+    """Where the training noise in the intervals of the compared tasks comes from."""
+    alone = [task for task in tasks if task not in pools]
+    if len(alone) == len(tasks):
         return "Seed noise is of these two sides only."
     of = f"{len(lenders)} encoders" if lenders else "encoders"
-    sides = [name for name, is_in in zip(("baseline", "candidate"), counted, strict=True) if not is_in]
+    sides = [
+        f"the {name}" for name, is_in in zip(("baseline", "candidate"), counted, strict=True) if not is_in
+    ]
     own = f", and from the seeds of {' and '.join(sides)}" if sides else ""
-    return f"Seed noise is from the baseline's pointer, pooled over {of} of a board{own}."
+    but = f"; of these two sides only: {', '.join(alone)}" if alone else ""
+    return f"Seed noise is from the baseline's pointer, pooled over {of} of a board{own}{but}."
 
 
 def _compare_task(

@@ -69,6 +69,35 @@ def test_a_mistake_is_no_regression(bundles: Path) -> None:
     assert (bundles / "output").read_text() == "verdict=error\nexit-code=2\n"
 
 
+def test_what_is_not_comparable_or_incomplete_has_its_verdict(bundles: Path) -> None:
+    write_runs(bundles / "other", "other", draw(2), protocol="main")
+    got = run(bundles, str(bundles / "other"))
+    assert got.returncode == 12
+    assert "::error" in got.stdout
+    assert (bundles / "output").read_text() == "verdict=not-comparable\nexit-code=12\n"
+    waiting = write_runs(bundles / "waiting", "waiting", draw(2))[0]
+    for path in (waiting / "COMMIT", waiting / "MANIFEST.sha256", *waiting.glob("scores-*")):
+        path.unlink()
+    (bundles / "output").unlink()
+    assert run(bundles, str(bundles / "waiting")).returncode == 9
+    assert (bundles / "output").read_text() == "verdict=incomplete\nexit-code=9\n"
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "false", "False"])
+def test_strict_is_read_in_any_case(bundles: Path, text: str) -> None:
+    write_runs(bundles / "close", "close", draw(2, 0.66))
+    got = run(bundles, str(bundles / "close"), EYECHART_STRICT=text)
+    assert got.returncode == (11 if text.lower() == "true" else 0), got.stdout
+
+
+@pytest.mark.parametrize("text", ["yes", "", "1", "tru\n::error::x"])
+def test_a_strict_that_is_neither_does_not_fail_open(bundles: Path, text: str) -> None:
+    got = run(bundles, str(bundles / "good"), EYECHART_STRICT=text)
+    assert got.returncode == 2
+    assert len(got.stdout.splitlines()) == 1 and "expected true or false" in got.stdout
+    assert (bundles / "output").read_text() == "verdict=error\nexit-code=2\n"
+
+
 def test_names_with_spaces_and_shell_words_stay_names(bundles: Path) -> None:
     evil = bundles / "a b; touch pwned $(touch pwned)"
     write_runs(evil, "good", draw(2))

@@ -324,7 +324,8 @@ def test_a_strangers_names_cannot_mark_up_the_comment() -> None:
 
 BAD = {
     "not TOML": ("schema = ", "not valid TOML"),
-    "no schema": ("level = 0.9", "schema version"),
+    "no schema": ("level = 0.9", "policy.toml: schema: schema version: found none, expected schema = 1"),
+    "another schema": ("schema = 2", "schema version: found 2, expected schema = 1"),
     "unknown key": ("schema = 1\nlevell = 0.9", "level (the nearest known key)"),
     "unknown key of a task": (f"schema = 1\n[tasks.{TASK}]\nmargins = 0.1", "margin (the nearest"),
     "level": ("schema = 1\nlevel = 95", "number out of range"),
@@ -332,7 +333,14 @@ BAD = {
     "seeds": ("schema = 1\nseeds = [5, 3]", "not in rising order"),
     "importance": (f'schema = 1\n[tasks.{TASK}]\nimportance = "vital"', "one of gating, advisory"),
     "task": ("schema = 1\n[tasks.eyechart_mini_vqq]\nmargin = 0.1", "expected eyechart_mini_vqa"),
-    "nothing gates": (f'schema = 1\n[tasks.{TASK}]\nmargin = 0.1\nimportance = "advisory"', "no task gates"),
+    "file of the task": (
+        "schema = 1\n[tasks.eyechart_mini_vqq]\nmargin = 0.1",
+        "policy.toml: tasks: the policy",
+    ),
+    "nothing gates": (
+        f'schema = 1\n[tasks.{TASK}]\nmargin = 0.1\nimportance = "advisory"',
+        "policy.toml: no task gates",
+    ),
     "no margin": ("schema = 1", "no margin for a task whose definition is not installed"),
 }
 
