@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -113,3 +114,39 @@ def test_inputs_reach_the_script_as_variables_only() -> None:
     assert all(step.get("shell") == "bash" for step in steps if "run" in step)
     used = set(re.findall(r"inputs\.([a-z]+)", (ROOT / "action.yml").read_text()))
     assert used == set(action["inputs"])
+
+
+def blocks_of_ci() -> list[dict[Any, Any]]:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_documented_workflow_is_whole_and_fits_the_action() -> None:
+    workflow = blocks_of_ci()[0]
+    # YAML 1.1 reads the key `on` as true; GitHub does not.
+    assert set(workflow) == {"name", True, "permissions", "jobs"}
+    assert "pull_request" in workflow[True]
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"]
+    steps = job["steps"]
+    assert all(("uses" in step) != ("run" in step) for step in steps)
+    (gate,) = [step for step in steps if step.get("uses", "").startswith("OWNER/eyechart@")]
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert set(gate["with"]) <= set(action["inputs"])
+    assert {name for name, given in action["inputs"].items() if given.get("required")} <= set(gate["with"])
+    script = (ROOT / "scripts" / "action_check.sh").read_text()
+    used = set(re.findall(r"eyechart-check/([a-z.]+)", json.dumps(workflow)))
+    assert used == {"comment.md"} and all(f"$EYECHART_OUTPUT/{name}" in script for name in used)
+    assert [step for step in steps if step.get("with", {}).get("path") == gate["with"]["output"]]
+    # What a request's author can choose must not be text of a script.
+    assert all("${{" not in step.get("run", "") for step in steps)
+
+
+def test_the_documented_gitlab_job_gives_options_that_exist() -> None:
+    from harness.cli import build_parser
+
+    job = blocks_of_ci()[1]["eyechart"]
+    (command,) = [line for line in job["script"] if line.startswith("eyechart ")]
+    arguments = build_parser().parse_args(command.split()[1:])
+    assert str(arguments.junit) == job["artifacts"]["reports"]["junit"]
+    assert not any(re.search(r"pip install eyechart\b", line) for line in job["script"])
