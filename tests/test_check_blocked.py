@@ -198,3 +198,16 @@ def test_a_candidate_of_fewer_seeds_says_so(folder: Path, capsys) -> None:
     assert out.count(" 2/3 ") == 2
     assert "| 2/3 |" in (folder / "m.md").read_text()
     assert "seeds: 2 of the candidate, 3 of the baseline" in (folder / "j.xml").read_text()
+
+
+def test_a_run_reads_the_baseline_before_anything_else(folder: Path, capsys) -> None:
+    """Before the manifest even, so certainly before any training."""
+    run_it = ["run", str(folder / "no.toml"), "--protocol", "mini", "--results", str(folder / "cand")]
+    assert main([*run_it, "--for-check", str(folder / "typo.json")]) == 2
+    assert "no baseline" in capsys.readouterr().err
+    wrong = folder / "wrong.toml"
+    wrong.write_text("schema = 1\n[tasks.eyechart_mini_vqq]\nmargin = 0.1\n")
+    assert main([*run_it, "--for-check", str(folder / "base"), "--policy", str(wrong)]) == 2
+    assert "wrong.toml: tasks: the policy names a task the baseline lacks" in capsys.readouterr().err
+    assert main([*run_it, "--policy", str(wrong)]) == 2
+    assert "--policy is of --for-check" in capsys.readouterr().err
