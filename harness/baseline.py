@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from harness.bundle import read_bundle
 from harness.digest import digest_json
 from harness.errors import IntegrityError, UsageError
 from harness.files import read_json, write_json
-from harness.gate_sides import Side, bundle_folders, is_file, is_folder, read_all, side_of
+from harness.gate_sides import Side, TaskCell, bundle_folders, is_file, is_folder, read_all, side_of
 from harness.record_json import record_from_json
 from harness.records import SELF_REPORTED
 from harness.variance import SeedPool, pool_seeds
 
-BASELINE_SCHEMA_VERSION = 1
+BASELINE_SCHEMA_VERSION = 2
+_OLDER = "it carries no digest of its content: remove it and set it anew with `eyechart baseline set`"
 MAX_TEXT = 4096
 MAX_DF = 1e6
 """More degrees of freedom than any board's seeds have."""
@@ -62,13 +63,22 @@ class Baseline:
     """Folder relative to this file -> bundle digest."""
     seed_pools: dict[str, StoredPool] = field(default_factory=dict)
     """Task -> seed variance of the board; empty: none was given."""
+    lenders: dict[str, str] = field(default_factory=dict)
+    """Encoder -> digest of its identity, of those whose seeds are in `seed_pools`: none may count twice."""
     history: tuple[PastBaseline, ...] = ()
     """Earlier baselines, oldest first."""
+    content_digest: str = ""
+    """sha256 of the canonical JSON of all the rest: an edit by hand, or a merge, is noticed."""
 
     @property
     def digest(self) -> str:
         """sha256 over the bundles' digests."""
         return digest_json(sorted(self.bundles.values()))
+
+    @property
+    def content(self) -> str:
+        """What `content_digest` must be."""
+        return digest_json(replace(self, content_digest=""))
 
     @property
     def pools(self) -> dict[str, SeedPool]:
@@ -81,7 +91,7 @@ def read_baseline(path: Path) -> Baseline:
 
     Raises:
         UsageError: no such file.
-        IntegrityError: not a pointer, or of another schema version.
+        IntegrityError: not a pointer, of another schema version, or not as `eyechart baseline` wrote it.
     """
     if not is_file(path):
         raise UsageError("no baseline", where=str(path), fix="run `eyechart baseline set FOLDER`")
@@ -93,9 +103,18 @@ def read_baseline(path: Path) -> Baseline:
             where=str(path),
             found=repr(version),
             expected=str(BASELINE_SCHEMA_VERSION),
+            fix=_OLDER if version == 1 else "",
         )
     made = record_from_json(Baseline, data, str(path))
     _refuse_odd(made, str(path))
+    if made.content_digest != made.content:
+        raise IntegrityError(
+            "the baseline was changed since `eyechart baseline` wrote it",
+            where=str(path),
+            found=ascii(made.content_digest)[1:17],
+            expected=made.content[:16],
+            fix="take it from git again, or set it anew with `eyechart baseline set`",
+        )
     return made
 
 
@@ -103,7 +122,9 @@ def _refuse_odd(made: Baseline, where: str) -> None:
     """What no `eyechart baseline` writes: an edited pointer could widen or close every interval."""
     if not made.bundles:
         raise IntegrityError("the baseline points at nothing", where=where)
-    for text in (made.protocol, made.encoder, made.set, made.reason, *made.bundles):
+    past = [text for p in made.history for text in (p.encoder, p.digest, p.set, p.reason)]
+    texts = (made.protocol, made.encoder, made.set, made.reason, *made.seed_pools, *past)
+    for text in (*texts, *made.bundles, *made.lenders, *made.lenders.values()):
         if not text.isprintable() or len(text) > MAX_TEXT:
             raise IntegrityError("odd text in the baseline", where=where, found=ascii(text)[:80])
     for task, pool in made.seed_pools.items():
@@ -152,6 +173,7 @@ def make_baseline(
     reason: str = "",
     board: Sequence[Path] = (),
     history: Sequence[PastBaseline] = (),
+    keep: Collection[str] = (),
 ) -> Baseline:
     """Write a pointer at bundles.
 
@@ -162,6 +184,7 @@ def make_baseline(
         reason: a person's words.
         board: folders of results whose other encoders lend their seed variance.
         history: earlier baselines, oldest first.
+        keep: tasks that the encoder must have.
 
     Raises:
         UsageError, NotComparableError, IntegrityError: as `read_side`; incomplete runs are refused, too.
@@ -171,7 +194,16 @@ def make_baseline(
     lacking = [t for t, cell in side.cells.items() if cell.num_unscored]
     if lacking:
         raise UsageError("a baseline must be complete", where=side.encoder, found=f"{lacking[0]} is not")
+    gone = sorted(set(keep) - set(side.cells))
+    if gone:
+        raise UsageError(
+            "the candidate lacks tasks of the baseline, which no check would judge any more",
+            where=side.encoder,
+            found=", ".join(gone),
+            fix="measure them, or let them go with --drop-tasks",
+        )
     used = {digest for cell in side.cells.values() for digest in cell.digests}
+    pools, lenders = board_seeds(side, board)
     made = Baseline(
         schema_version=BASELINE_SCHEMA_VERSION,
         protocol=side.protocol,
@@ -183,46 +215,87 @@ def make_baseline(
             for bundle in bundles
             if bundle.digest in used
         },
-        seed_pools={task: StoredPool(**pool._asdict()) for task, pool in board_pools(side, board).items()},
+        seed_pools={task: StoredPool(**pool._asdict()) for task, pool in pools.items()},
+        lenders=lenders,
         history=tuple(history),
     )
-    write_json(path, made)
-    return made
+    return _write(path, made)
+
+
+def _write(path: Path, made: Baseline) -> Baseline:
+    """Write a pointer with the digest of its content; returns it as written."""
+    whole = replace(made, content_digest=made.content)
+    write_json(path, whole)
+    return whole
 
 
 def promote(
-    path: Path, old: Baseline, folders: Sequence[Path], reason: str, board: Sequence[Path]
+    path: Path,
+    old: Baseline,
+    folders: Sequence[Path],
+    reason: str,
+    board: Sequence[Path],
+    *,
+    drop_tasks: bool = False,
 ) -> Baseline:
-    """Point at other bundles and remember what was pointed at before; errors as `make_baseline`."""
+    """Point at other bundles and remember what was pointed at before; errors as `make_baseline`.
+
+    A task of the old baseline that the candidate lacks would never be judged again, advisory or accepted
+    though it be: only `drop_tasks` lets it go.
+    """
     past = PastBaseline(encoder=old.encoder, digest=old.digest, set=old.set, reason=old.reason)
     made = make_baseline(
-        path, folders, protocol=old.protocol, reason=reason, board=board, history=(*old.history, past)
+        path,
+        folders,
+        protocol=old.protocol,
+        reason=reason,
+        board=board,
+        history=(*old.history, past),
+        keep=() if drop_tasks else tuple(resolve(path, old).cells),
     )
     if board or not old.seed_pools:
         return made
     # Without a board the variance that the old pointer carried stays: a promotion must not widen intervals.
-    kept = replace(made, seed_pools=old.seed_pools)
-    write_json(path, kept)
-    return kept
+    return _write(path, replace(made, seed_pools=old.seed_pools, lenders=old.lenders))
 
 
 def board_pools(side: Side, board: Sequence[Path], *, with_own: bool = False) -> dict[str, SeedPool]:
+    """The pools of `board_seeds` alone."""
+    return board_seeds(side, board, with_own=with_own)[0]
+
+
+def board_seeds(
+    side: Side, board: Sequence[Path], *, with_own: bool = False
+) -> tuple[dict[str, SeedPool], dict[str, str]]:
     """Seed variance by task over the encoders of a board that were measured under equal conditions.
 
     Args:
         side: whose tasks and conditions.
         board: folders of results; none, no variance.
         with_own: take the side's own encoder in, too, where the board has it.
+
+    Returns:
+        Task -> pool, and the encoders that lent their seeds to any of them: id -> digest of the identity.
     """
     pools: dict[str, SeedPool] = {}
+    lenders: dict[str, str] = {}
     others = board_sides(board, side.protocol, without="" if with_own else side.encoder) if board else []
     for task, cell in side.cells.items():
-        alike = [o.cells[task] for o in others if task in o.cells]
-        alike = [c for c in alike if c.conditions == cell.conditions and c.samples == cell.samples]
-        pool = pool_seeds([c.scores for c in alike if not c.num_unscored], cell.clusters)
+        alike = {
+            o.encoder: o
+            for o in others
+            if task in o.cells and _alike(o.cells[task], cell) and not o.cells[task].num_unscored
+        }
+        scores = [o.cells[task].scores for o in alike.values()]
+        pool = pool_seeds(scores, cell.clusters)
         if pool.df > 0:
             pools[task] = pool
-    return pools
+            lenders |= {name: o.identity for name, o in alike.items() if len(o.cells[task].seeds) > 1}
+    return pools, dict(sorted(lenders.items()))
+
+
+def _alike(theirs: TaskCell, ours: TaskCell) -> bool:
+    return theirs.conditions == ours.conditions and theirs.samples == ours.samples
 
 
 def board_sides(roots: Sequence[Path], protocol: str, without: str = "") -> list[Side]:
@@ -239,7 +312,7 @@ def board_sides(roots: Sequence[Path], protocol: str, without: str = "") -> list
         mine = [b for b in bundles if b.run.protocol == protocol and b.run.submission.floor is None]
         if mine:
             sides.append(side_of(mine, protocol, "board"))
-    return [side for side in sides if side.tier != SELF_REPORTED]
+    return [side for side in sides if side.tier != SELF_REPORTED and side.encoder != without]
 
 
 def describe(baseline: Baseline) -> dict[str, Any]:
@@ -250,7 +323,8 @@ def describe(baseline: Baseline) -> dict[str, Any]:
 def lines(baseline: Baseline) -> Sequence[str]:
     """The pointer in words."""
     pools: Mapping[str, StoredPool] = baseline.seed_pools
-    known = f"seed variance of {len(pools)} tasks from a board" if pools else "no seed variance of a board"
+    of = f"seed variance of {len(pools)} tasks from {len(baseline.lenders)} encoders of a board"
+    known = of if pools else "no seed variance of a board"
     found = [
         f"{baseline.encoder}, protocol {baseline.protocol}, set {baseline.set}"
         + (f": {baseline.reason}" if baseline.reason else ""),

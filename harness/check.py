@@ -15,15 +15,17 @@ Pure: cells in, report out. Torch-free, and nothing here reads a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from harness.comparison import compare, holm
+from harness.gate_differences import what_differs
+from harness.gate_needs import needed
 from harness.gate_records import CheckReport, SideSummary, TaskVerdict, Verdict
-from harness.gate_sides import Side, TaskCell, differences
+from harness.gate_sides import Blocked, Side, TaskCell
 from harness.policy import Policy, TaskPolicy
 from harness.stats import DifferenceParts, difference_limits
-from harness.variance import Component, SeedPool, pool_seeds
+from harness.variance import SeedPool, pool_seeds
 
 EXIT_CODES: dict[Verdict, int] = {
     "pass": 0,
@@ -33,10 +35,10 @@ EXIT_CODES: dict[Verdict, int] = {
     "not-comparable": 12,
 }
 STRICT_INCONCLUSIVE = 11
+Counted = tuple[bool, bool]
+"""Of baseline and candidate: whether its seeds are in the pool of a board already."""
 _ORDER: tuple[Verdict, ...] = ("regression", "not-comparable", "incomplete", "inconclusive", "pass")
 """The whole verdict is the first of these that a gating task has."""
-_MOST_SEEDS, _MOST_SAMPLES = 100, 100
-"""How far `needs` looks: seeds a side, and times the samples."""
 
 
 def check(
@@ -47,6 +49,7 @@ def check(
     *,
     strict: bool = False,
     pools: Mapping[str, SeedPool] | None = None,
+    lenders: Collection[str] = (),
     explain: bool = True,
 ) -> CheckReport:
     """Judge a candidate.
@@ -58,13 +61,16 @@ def check(
         policy: level and looks.
         strict: inconclusive fails whatever the policy says.
         pools: seed variance of tasks known from other encoders, as the baseline's pointer carries it.
+        lenders: identities of the encoders that `pools` were made from.
         explain: say what would settle an inconclusive task; costs more than all the rest.
     """
     strict = strict or policy.inconclusive == "fail"
     found: list[TaskVerdict] = []
     parts: dict[str, DifferenceParts] = {}
+    counted = (baseline.identity in lenders, candidate.identity in lenders)
     for task, cell in baseline.cells.items():
-        verdict, part = _compare_task(cell, candidate.cells.get(task), rules[task], (pools or {}).get(task))
+        other = candidate.cells.get(task) or candidate.blocked.get(task)
+        verdict, part = _compare_task(cell, other, rules[task], (pools or {}).get(task), counted)
         found.append(verdict)
         if part is not None:
             parts[task] = part
@@ -81,6 +87,7 @@ def check(
         candidate=_summary(candidate),
         tasks=tuple(found),
         notes=tuple(_notes(baseline, candidate)),
+        seed_noise=_seed_noise(tuple(parts), pools or {}, lenders, counted) if parts else "",
     )
 
 
@@ -99,27 +106,55 @@ def _notes(baseline: Side, candidate: Side) -> list[str]:
         if other is not None and other.engines != cell.engines:
             engines = f"{', '.join(cell.engines)} and {', '.join(other.engines)}"
             notes.append(f"{task}: answers of baseline and candidate come from {engines}.")
+    notes += _fewer_seeds(baseline, candidate)
     shared = {d for c in baseline.cells.values() for d in c.digests}
     if shared & {d for c in candidate.cells.values() for d in c.digests}:
         notes.append("Baseline and candidate share bundles.")
     return notes
 
 
+def _fewer_seeds(baseline: Side, candidate: Side) -> list[str]:
+    """A candidate measured in part passes on less evidence than the baseline has: that is said."""
+    tasks: dict[tuple[int, int], list[str]] = {}
+    for task, cell in baseline.cells.items():
+        other = candidate.cells.get(task)
+        if other is not None and len(other.seeds) < len(cell.seeds):
+            tasks.setdefault((len(other.seeds), len(cell.seeds)), []).append(task)
+    return [
+        f"The candidate has fewer seeds than the baseline, {few} against {many}, of: {', '.join(names)}."
+        for (few, many), names in sorted(tasks.items())
+    ]
+
+
+def _seed_noise(
+    tasks: Sequence[str], pools: Mapping[str, SeedPool], lenders: Collection[str], counted: Counted
+) -> str:
+    """Where the training noise in the intervals of the compared tasks comes from."""
+    alone = [task for task in tasks if task not in pools]
+    if len(alone) == len(tasks):
+        return "Seed noise is of these two sides only."
+    of = f"{len(lenders)} encoders" if lenders else "encoders"
+    sides = [
+        f"the {name}" for name, is_in in zip(("baseline", "candidate"), counted, strict=True) if not is_in
+    ]
+    own = f", and from the seeds of {' and '.join(sides)}" if sides else ""
+    but = f"; of these two sides only: {', '.join(alone)}" if alone else ""
+    return f"Seed noise is from the baseline's pointer, pooled over {of} of a board{own}{but}."
+
+
 def _compare_task(
-    base: TaskCell, cand: TaskCell | None, rule: TaskPolicy, pool: SeedPool | None
+    base: TaskCell, cand: TaskCell | Blocked | None, rule: TaskPolicy, pool: SeedPool | None, counted: Counted
 ) -> tuple[TaskVerdict, DifferenceParts | None]:
     """Everything but the verdict where the two compare."""
     head = TaskVerdict(
         task=base.task, importance=rule.importance, verdict="incomplete", margin=rule.margin, reason=""
     )
     if cand is None:
-        reason = "the candidate has no run of this task, or not of all seeds asked for"
-        return replace(head, reason=reason), None
-    differing = differences(base.conditions, cand.conditions)
-    if base.samples != cand.samples:
-        differing.append("sample set")
-    elif base.prompts != cand.prompts:
-        differing.append("prompts")
+        return replace(head, reason="the candidate has no run of this task"), None
+    if isinstance(cand, Blocked):
+        return replace(head, verdict=cand.verdict, reason=cand.reason), None
+    head = replace(head, seeds_baseline=len(base.seeds), seeds_candidate=len(cand.seeds))
+    differing = what_differs(base, cand)
     if differing:
         reason = f"baseline and candidate differ in {'; '.join(differing)}"
         return replace(head, verdict="not-comparable", reason=reason), None
@@ -127,7 +162,7 @@ def _compare_task(
         if cell.num_unscored:
             count = f"{cell.num_unscored:,} of {cell.num_expected:,} answers"
             return replace(head, reason=f"{count} of the {side} are in error or missing"), None
-    known = pooled(base, cand, pool)
+    known = pooled(base, cand, pool, counted)
     found = compare(cand.scores, base.scores, base.clusters, known)
     return (
         replace(
@@ -141,17 +176,30 @@ def _compare_task(
             only_baseline=found.only_b,
             num_samples=found.num_samples,
             num_clusters=found.num_clusters,
-            seeds_candidate=found.seeds_a,
-            seeds_baseline=found.seeds_b,
             detectable=found.detectable,
+            seeds_unknown=not found.parts.known,
         ),
         found.parts,
     )
 
 
-def pooled(base: TaskCell, cand: TaskCell, pool: SeedPool | None) -> SeedPool:
-    """Seed variance of both sides together, with that of other encoders where it is known."""
-    own = pool_seeds([base.scores, cand.scores], base.clusters)
+def pooled(
+    base: TaskCell, cand: TaskCell, pool: SeedPool | None, counted: Counted = (False, False)
+) -> SeedPool:
+    """Seed variance of both sides together, with that of other encoders where it is known.
+
+    Args:
+        base: the baseline's cell.
+        cand: the candidate's.
+        pool: of a board's encoders.
+        counted: whether baseline and candidate are among them: their seeds must not count twice.
+    """
+    known = pool is not None and pool.df > 0
+    of = [] if counted[0] and known else [base.scores]
+    # Nor may bundles that stand on both sides.
+    if not (counted[1] and known) and not set(cand.digests) & set(base.digests):
+        of.append(cand.scores)
+    own = pool_seeds(of, base.clusters)
     if pool is None or pool.df == 0:
         return own
     df = own.df + pool.df
@@ -176,7 +224,8 @@ def _judge(
         if explain and now.verdict == "inconclusive" and part.known:
             # A loss must stand out among all gating tasks, a pass only by itself.
             tests = max(len(gating), 1) if part.value < -verdict.margin else 1
-            now = replace(now, needs=needed(part, verdict.margin, 1 - policy.alpha / tests, verdict))
+            seeds = (verdict.seeds_candidate or 1, verdict.seeds_baseline or 1)
+            now = replace(now, needs=needed(part, verdict.margin, 1 - policy.alpha / tests, seeds))
         judged.append(now)
     return judged
 
@@ -219,36 +268,6 @@ def _verdict_of(
         p_regression=p_regression,
         real_but_tolerated=verdict == "pass" and high < 0,
     )
-
-
-def needed(parts: DifferenceParts, margin: float, level: float, sizes: TaskVerdict) -> str:
-    """What would settle an inconclusive task if the difference stayed what it is, in words.
-
-    More seeds shrink the seeds' components by the number of seeds, more samples the samples' by theirs; the
-    part of the samples' variance that more seeds would average away too is left alone, so it is no promise.
-    """
-    if parts.size.clusters < 2:
-        return "one cluster says nothing about others"
-    gap = abs(parts.value + margin)
-    seeds = min(sizes.seeds_baseline or 1, sizes.seeds_candidate or 1)
-
-    def settles(more_seeds: float, more_samples: float) -> bool:
-        samples = Component(parts.samples.variance / more_samples, parts.samples.df * more_samples)
-        shrunk = [Component(c.variance / more_seeds, c.df, _over(c, more_seeds)) for c in parts.seeds]
-        got = difference_limits(parts.value, samples, parts.size, shrunk, level=level, against=None)
-        return bool(parts.value - got.low < gap if parts.value > -margin else got.high - parts.value < gap)
-
-    for count in range(seeds + 1, _MOST_SEEDS + 1):
-        if settles(count / seeds, 1):
-            return f"about {count} seeds a side would settle it"
-    for times in range(2, _MOST_SAMPLES + 1):
-        if settles(1, times):
-            return f"more seeds would not settle it; about {times * parts.size.samples:,} samples would"
-    return f"the difference is too close to the margin to be settled by {_MOST_SEEDS} seeds a side"
-
-
-def _over(component: Component, times: float) -> object:
-    return None if component.mean_square is None else component.mean_square / times
 
 
 def _points(fraction: float) -> str:

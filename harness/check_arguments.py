@@ -62,14 +62,12 @@ def _add_check(commands: Any) -> None:
     check.add_argument(
         "--self-test",
         type=Path,
-        metavar="DIR",
+        metavar="PATH",
         help="measure this check's own error rates on 20 or more stored seeds of one encoder, and on those "
-        "of damaged copies",
+        "of damaged copies: a Parquet file of scores, or a folder of bundles",
     )
-    check.add_argument("--protocol", default="mini", help="of the self-test's runs (default: mini)")
-    check.add_argument(
-        "--splits", type=int, default=1000, metavar="N", help="of the self-test (default: 1000)"
-    )
+    check.add_argument("--protocol", help="of a folder's runs in the self-test (default: mini)")
+    check.add_argument("--splits", type=int, metavar="N", help="of the self-test (default: 1000)")
 
 
 def _add_policy(parser: argparse.ArgumentParser) -> None:
@@ -107,3 +105,8 @@ def _add_baseline(commands: Any) -> None:
         else:
             _add_policy(part)
             part.add_argument("--accept", action="store_true", help="promote what the check does not pass")
+            part.add_argument(
+                "--drop-tasks",
+                action="store_true",
+                help="let tasks go that the candidate lacks: no check judges them any more",
+            )

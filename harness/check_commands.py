@@ -1,17 +1,18 @@
-"""Commands that hold encoders against each other: compare, check, baseline. Torch-free."""
+"""The gate's commands: check and baseline. Torch-free."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.baseline import (
     Baseline,
-    board_pools,
     board_sides,
     describe,
     lines,
@@ -30,12 +31,12 @@ from harness.check_output import (
     as_text,
     summary_line,
 )
-from harness.errors import ResourceError, UsageError
+from harness.errors import IncompleteError, NotComparableError, ResourceError, UsageError
 from harness.files import write_atomic
+from harness.gate_candidate import read_candidate, unreadable
 from harness.gate_records import CheckReport
-from harness.gate_sides import Side, bundle_folders, first_seeds, is_folder, read_side
-from harness.home import RESULTS
-from harness.policy import Policy, read_policy, rules_of
+from harness.gate_sides import Side, bundle_folders, first_seeds, is_file, is_folder, read_side
+from harness.policy import Policy, TaskPolicy, read_policy, rules_of
 from harness.variance import SeedPool
 
 
@@ -43,12 +44,25 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Judge a candidate; the exit code is the verdict."""
     if arguments.self_test:
         return _self_test(arguments)
+    _refuse_idle(arguments, ("protocol", "splits"), "belongs to --self-test")
     if arguments.baseline is None or not arguments.candidate:
         raise UsageError("--baseline and --candidate are needed", fix="see `eyechart check --help`")
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     report = judge(arguments.baseline, arguments.candidate, policy, strict=arguments.strict)
-    _write_outputs(report, arguments)
-    return say_verdict(report, as_json(report) if arguments.json else as_text(report))
+    code = say_verdict(report, as_json(report) if arguments.json else as_text(report))
+    failed = _write_outputs(report, arguments)
+    for error in failed:
+        with contextlib.suppress(OSError):
+            print(f"eyechart: {error.line()}", file=sys.stderr, flush=True)
+    # A verdict that fails the build keeps its code, which says more; only "all is well" gives way.
+    return code or (failed[0].exit_code if failed else 0)
+
+
+def _refuse_idle(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """An option that would do nothing is a misunderstanding, and says so."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False, []):
+            raise UsageError(f"--{name.replace('_', '-')} {why}", fix="see `eyechart check --help`")
 
 
 def say_verdict(report: CheckReport, text: str) -> int:
@@ -62,32 +76,42 @@ def say_verdict(report: CheckReport, text: str) -> int:
 
 def _self_test(arguments: argparse.Namespace) -> int:
     """Rates of the verdicts over splits of stored seeds."""
-    from harness.self_test import curve, self_test, table, unpack
+    from harness.self_test import SPLITS, curve, self_test, table, unpack
 
+    idle = ("baseline", "candidate", "strict", "json", "json_file", "junit", "markdown", "badge", "github")
+    _refuse_idle(arguments, idle, "does nothing with --self-test")
     policy = read_policy(arguments.policy) if arguments.policy else Policy()
     path: Path = arguments.self_test
-    if arguments.splits < 1:
-        raise UsageError("--splits must be at least 1", found=str(arguments.splits))
-    sides = unpack(path) if path.is_file() else board_sides([path], arguments.protocol)
+    splits = SPLITS if arguments.splits is None else arguments.splits
+    if splits < 1:
+        raise UsageError("--splits must be at least 1", found=str(splits))
+    if is_file(path):
+        _refuse_idle(arguments, ("protocol",), "is of folders: a file of scores has its own")
+        sides = unpack(path)
+    else:
+        sides = board_sides([path], arguments.protocol or "mini")
     if not sides:
-        raise UsageError("no runs of this protocol", where=str(path), found=arguments.protocol)
+        raise UsageError("no runs of this protocol", where=str(path), found=arguments.protocol or "mini")
     whole = max(sides, key=lambda side: min(len(c.seeds) for c in side.cells.values()))
     rules = rules_of(policy, {task: cell.task_digest for task, cell in whole.cells.items()})
-    found = self_test(sides, rules, policy, splits=arguments.splits)
+    found = self_test(sides, rules, policy, splits=splits)
     print(table(found))
     if len(found) > 1:
         print(f"\nWhat was found of each loss on a gating task:\n{curve(found, rules)}")
     return 0
 
 
-def judge(
-    baseline: Path,
-    candidate: Sequence[Path],
-    policy: Policy,
-    *,
-    strict: bool = False,
-    num_seeds: int | None = None,
-) -> CheckReport:
+class Reference(NamedTuple):
+    """What candidates are held against, read and found sound."""
+
+    side: Side
+    rules: Mapping[str, TaskPolicy]
+    pools: Mapping[str, SeedPool]
+    lenders: Mapping[str, str]
+    """Encoders whose seeds are in `pools` -> digests of their identities."""
+
+
+def judge(baseline: Path, candidate: Sequence[Path], policy: Policy, *, strict: bool = False) -> CheckReport:
     """Read both sides and check.
 
     Args:
@@ -95,29 +119,56 @@ def judge(
         candidate: folders of bundles.
         policy: the declared rules.
         strict: inconclusive fails.
-        num_seeds: of the candidate that this look may see; None: all that are stored.
 
     Raises:
-        UsageError, IntegrityError, NotComparableError: see `read_side` and `rules_of`.
+        UsageError, IntegrityError: see `read_side`, `read_candidate` and `rules_of`.
     """
-    base, pools = read_reference(baseline)
-    other = read_side(bundle_folders(candidate), base.protocol, "candidate")
+    try:
+        reference = read_reference(baseline, policy)
+    except (NotComparableError, IncompleteError) as error:
+        return unreadable(error, baseline, policy, strict=strict)
+    return judge_against(reference, candidate, policy, strict=strict)
+
+
+def judge_against(
+    reference: Reference,
+    candidate: Sequence[Path],
+    policy: Policy,
+    *,
+    strict: bool = False,
+    num_seeds: int | None = None,
+) -> CheckReport:
+    """Check a candidate; `num_seeds` of it are what this look may see, None: all that are stored."""
+    other = read_candidate(candidate, reference.side)
     if num_seeds is not None:
         other = first_seeds(other, num_seeds)
-    rules = rules_of(policy, {task: cell.task_digest for task, cell in base.cells.items()})
-    return check(base, other, rules, policy, strict=strict, pools=pools)
+    base, rules, pools, lenders = reference
+    return check(base, other, rules, policy, strict=strict, pools=pools, lenders=frozenset(lenders.values()))
 
 
-def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Sequence[Path]]) -> CheckReport:
+def judge_looks(
+    baseline: Path, policy: Policy, measure: Callable[[int], Sequence[Path]], protocol: str = ""
+) -> CheckReport:
     """Measure a candidate with as many seeds as the policy declares, and with more only while inconclusive.
 
     Args:
-        baseline: a pointer file, or a folder of bundles.
+        baseline: a pointer file, or a folder of bundles; read before anything is measured, and the policy
+            held against it, so that a slip of the pen costs no training.
         policy: its `seeds` are the looks; `alpha` is shared out over them, so that stopping early is fair.
         measure: takes a number of seeds, measures 0 to that less 1, and returns their bundles.
+        protocol: of what is measured, where it is known.
+
+    Raises:
+        NotComparableError: another protocol than the baseline's.
     """
+    reference = read_reference(baseline, policy)
+    expected = reference.side.protocol
+    if protocol and protocol != expected:
+        raise NotComparableError(
+            "other protocol than the baseline's", where=str(baseline), found=protocol, expected=expected
+        )
     for number, count in enumerate(policy.seeds, 1):
-        report = judge(baseline, measure(count), policy, num_seeds=count)
+        report = judge_against(reference, measure(count), policy, num_seeds=count)
         look = f"look {number} of {len(policy.seeds)}, {count} seeds"
         print(f"eyechart: {look}: {summary_line(report)}", file=sys.stderr)
         if report.verdict != "inconclusive":
@@ -125,41 +176,51 @@ def judge_looks(baseline: Path, policy: Policy, measure: Callable[[int], Sequenc
     return report
 
 
-def read_reference(path: Path) -> tuple[Side, Mapping[str, SeedPool]]:
-    """The side a pointer or a folder names, and the seed variance that the pointer carries."""
+def read_reference(path: Path, policy: Policy) -> Reference:
+    """The side a pointer or a folder names, its tasks' rules, and what the pointer says of seeds."""
     if is_folder(path):
-        return read_side(bundle_folders([path]), what="baseline"), {}
-    pointer = read_baseline(path)
-    return resolve(path, pointer), pointer.pools
+        side = read_side(bundle_folders([path]), what="baseline")
+        pools, lenders = {}, {}
+    else:
+        pointer = read_baseline(path)
+        side, pools, lenders = resolve(path, pointer), pointer.pools, pointer.lenders
+    rules = rules_of(policy, {task: cell.task_digest for task, cell in side.cells.items()})
+    return Reference(side, rules, pools, lenders)
 
 
-def _write_outputs(report: CheckReport, arguments: argparse.Namespace) -> None:
+def _write_outputs(report: CheckReport, arguments: argparse.Namespace) -> list[ResourceError]:
+    """Write every form that is wanted; what cannot be written keeps no other from being."""
     outputs: dict[str, Callable[[CheckReport], str | bytes]] = {
         "json_file": lambda r: as_json(r) + "\n",
         "junit": as_junit,
         "markdown": as_markdown,
         "badge": as_badge,
     }
+    failed = []
     for name, make in outputs.items():
         path = getattr(arguments, name)
-        if path is not None:
-            made = make(report)
+        if path is None:
+            continue
+        made = make(report)
+        try:
             _write(path, made.encode() if isinstance(made, str) else made)
-    if arguments.github:
-        # Workflow commands are read from stdout; with --json they would spoil it.
-        stream = sys.stderr if arguments.json else sys.stdout
-        print("\n".join(as_annotations(report)), file=stream)
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary:
-            try:
-                with open(summary, "a", encoding="utf-8") as file:
-                    file.write(as_markdown(report) + "\n")
-            except OSError as error:
-                raise ResourceError(
-                    "cannot append to the summary", where=summary, found=str(error)
-                ) from error
-    if arguments.json:
-        print(summary_line(report), file=sys.stderr)
+        except ResourceError as error:
+            failed.append(error)
+    # Workflow commands are read from stdout; with --json they would spoil it. And nobody may be reading.
+    with contextlib.suppress(OSError):
+        if arguments.github:
+            stream = sys.stderr if arguments.json else sys.stdout
+            print("\n".join(as_annotations(report)), file=stream, flush=True)
+        if arguments.json:
+            print(summary_line(report), file=sys.stderr, flush=True)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if arguments.github else None
+    if summary:
+        try:
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(as_markdown(report) + "\n")
+        except OSError as error:
+            failed.append(ResourceError("cannot append to the summary", where=summary, found=str(error)))
+    return failed
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -209,44 +270,14 @@ def _promote(arguments: argparse.Namespace, path: Path, old: Baseline) -> int:
         return report.exit_code or STRICT_INCONCLUSIVE
     if not accepted and not arguments.reason:
         raise UsageError("--accept needs a --reason", found=summary_line(report))
-    made = promote(path, old, arguments.bundles, arguments.reason, arguments.board)
+    made = promote(
+        path, old, arguments.bundles, arguments.reason, arguments.board, drop_tasks=arguments.drop_tasks
+    )
     print("\n".join(lines(made)))
     return 0
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
-    """Two encoders side by side, for people."""
-    from harness.compare_output import compare_sides, comparison_json, comparison_text
-
-    if arguments.bootstrap == 1 or arguments.bootstrap < 0:
-        raise UsageError("--bootstrap needs two replicates or more", found=str(arguments.bootstrap))
-    roots = [root for root in arguments.results or [RESULTS] if root.is_dir()]
-    first, second = (_side(name, roots, arguments.protocol) for name in (arguments.a, arguments.b))
-    by_id = not (is_folder(Path(arguments.a)) or is_folder(Path(arguments.b)))
-    pools = board_pools(first, roots, with_own=True) if by_id else {}
-    found = compare_sides(first, second, pools, replicates=arguments.bootstrap)
-    show = comparison_json if arguments.json else comparison_text
-    print(show(first, second, found))
-    return 0
-
-
-def _side(name: str, roots: Sequence[Path], protocol: str) -> Side:
-    path = Path(name)
-    if is_folder(path):
-        return read_side(bundle_folders([path]), protocol, f"bundles of {name}")
-    if path.suffix == ".json":
-        return read_reference(path)[0]
-    folders = [f for root in roots for f in sorted(root.glob(f"*/{name}")) if f.is_dir()]
-    if protocol:
-        folders = [f for f in folders if f.parent.name == protocol]
-    if not folders:
-        shown = ", ".join(str(r) for r in roots) or str(RESULTS)
-        raise UsageError("no such encoder", found=name, where=shown, expected="an id, or a folder of bundles")
-    return read_side(bundle_folders(folders), protocol, f"bundles of {name}")
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "compare": run_compare,
     "check": run_check,
     "baseline": run_baseline,
 }

@@ -49,13 +49,24 @@ def summary_line(report: CheckReport) -> str:
     gating = [v for v in report.tasks if v.importance == "gating"]
     head = f"{WORDS[report.verdict]}: {report.candidate.encoder} against {report.baseline.encoder}"
     mine = [v.task for v in gating if v.verdict == report.verdict]
+    if not report.tasks:
+        return f"{head}: {' '.join(report.notes)}"
     if report.verdict == "pass":
         return f"{head}, {len(gating)} tasks"
     return f"{head}: {', '.join(mine)}"
 
 
+def seeds_of(verdict: TaskVerdict) -> str:
+    """Seeds of the candidate and of the baseline, or "–"."""
+    if verdict.seeds_candidate is None or verdict.seeds_baseline is None:
+        return "–"
+    return f"{verdict.seeds_candidate}/{verdict.seeds_baseline}"
+
+
 def as_text(report: CheckReport) -> str:
     """A table for people, one row a task, then what is to be said about each."""
+    if not report.tasks:
+        return summary_line(report)
     rows = [
         [
             v.task.removeprefix("eyechart_"),
@@ -63,18 +74,27 @@ def as_text(report: CheckReport) -> str:
             points(v.difference),
             span(v),
             f"{100 * v.margin:.3g}",
+            seeds_of(v),
             "–" if v.only_candidate is None else f"+{v.only_candidate} −{v.only_baseline}",
             "–" if v.detectable is None else f"{100 * v.detectable:.2f}",
         ]
         for v in report.tasks
     ]
     level = f"{100 * report.level:.3g} % interval"
-    header = ["task", "verdict", "difference", level, "margin", "flips", "detectable"]
-    lines = [text_table(header, rows, numbers=(2, 4, 5, 6)), ""]
+    header = ["task", "verdict", "difference", level, "margin", "seeds c/b", "flips", "detectable"]
+    lines = [text_table(header, rows, numbers=(2, 4, 5, 6, 7)), ""]
     said = [v for v in report.tasks if v.verdict != "pass" or v.real_but_tolerated]
-    lines += [f"{v.task}: {sentence(v)}." for v in said]
-    lines += list(report.notes)
+    lines += [f"{', '.join(tasks)}: {text}." for text, tasks in _by_sentence(said).items()]
+    lines += [*report.notes, *([report.seed_noise] if report.seed_noise else [])]
     return "\n".join([*lines, summary_line(report)])
+
+
+def _by_sentence(verdicts: Sequence[TaskVerdict]) -> dict[str, list[str]]:
+    """What is to be said -> of which tasks: one cause that stops all is said once."""
+    said: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        said.setdefault(sentence(verdict), []).append(verdict.task)
+    return said
 
 
 def sentence(verdict: TaskVerdict) -> str:
@@ -93,19 +113,35 @@ def as_json(report: CheckReport) -> str:
 def as_markdown(report: CheckReport) -> str:
     """A comment for a pull request, under `MAX_COMMENT_BYTES`."""
     sides = f"`{_cell(report.candidate.encoder)}` against the baseline `{_cell(report.baseline.encoder)}`"
-    level = f"{100 * report.level:.3g} % intervals that include training noise"
     head = [
         f"### Eyechart: {WORDS[report.verdict]}",
         "",
-        f"{sides}, protocol `{_cell(report.baseline.protocol)}`. Points, with {level}.",
+        f"{sides}, protocol `{_cell(report.baseline.protocol) or '–'}`. {_intervals(report)}",
         "",
-        "| task | verdict | baseline | candidate | difference | interval | margin | flips |",
-        "|---|---|--:|--:|--:|---|--:|--:|",
     ]
+    if report.tasks:
+        head += [
+            "| task | verdict | baseline | candidate | difference | interval | margin | seeds c/b | flips |",
+            "|---|---|--:|--:|--:|---|--:|--:|--:|",
+        ]
     rows = [_row(v) for v in report.tasks]
-    notes = [f"- `{_cell(v.task)}`: {_cell(sentence(v))}." for v in report.tasks if v.verdict != "pass"]
-    notes += [f"- {_cell(note)}" for note in report.notes]
+    said = _by_sentence([v for v in report.tasks if v.verdict != "pass"])
+    notes = [f"- {', '.join(f'`{_cell(t)}`' for t in tasks)}: {_cell(text)}." for text, tasks in said.items()]
+    notes += [f"- {_cell(note)}" for note in (*report.notes, report.seed_noise) if note]
     return _within([*head, *rows, "", *notes, ""])
+
+
+def _intervals(report: CheckReport) -> str:
+    """What the numbers of the table are; that they hold training noise is said only where they do."""
+    compared = [v for v in report.tasks if v.ci_low is not None]
+    without = [f"`{_cell(v.task)}`" for v in compared if v.seeds_unknown]
+    if not compared:
+        return "Nothing could be compared."
+    level = f"Points, with {100 * report.level:.3g} % intervals"
+    if len(without) == len(compared):
+        return f"{level} of the samples alone: one seed a side says nothing about training noise."
+    but = f", but for {', '.join(without)}: one seed a side says nothing about it" if without else ""
+    return f"{level} that include training noise{but}."
 
 
 def _row(v: TaskVerdict) -> str:
@@ -120,6 +156,7 @@ def _row(v: TaskVerdict) -> str:
         points(v.difference),
         span(v),
         f"{100 * v.margin:.3g}",
+        seeds_of(v),
         flips,
     ]
     return f"| {' | '.join(cells)} |"
@@ -163,15 +200,26 @@ def as_junit(report: CheckReport) -> bytes:
         case = TestCase(verdict.task, classname=f"eyechart.{report.baseline.protocol}", time=0)
         if verdict.verdict in kinds:
             kind = Skipped if verdict.importance == "advisory" else kinds[verdict.verdict]
-            case.result = [kind(f"{WORDS[verdict.verdict]}: {sentence(verdict)}", verdict.verdict)]
+            case.result = [kind(f"{WORDS[verdict.verdict]}: {_with_seeds(verdict)}", verdict.verdict)]
         else:
-            case.system_out = sentence(verdict)
+            case.system_out = _with_seeds(verdict)
+        suite.add_testcase(case)
+    if not report.tasks:
+        case = TestCase("all tasks", classname="eyechart", time=0)
+        case.result = [Error(summary_line(report), report.verdict)]
         suite.add_testcase(case)
     xml = JUnitXml("eyechart")
     xml.add_testsuite(suite)
     xml.update_statistics()  # type: ignore[no-untyped-call]  # junitparser's annotations are partial
     data: bytes = xml.tostring()  # type: ignore[no-untyped-call]
     return data
+
+
+def _with_seeds(verdict: TaskVerdict) -> str:
+    if verdict.seeds_candidate is None:
+        return sentence(verdict)
+    seeds = f"seeds: {verdict.seeds_candidate} of the candidate, {verdict.seeds_baseline} of the baseline"
+    return f"{sentence(verdict)}; {seeds}"
 
 
 def as_annotations(report: CheckReport) -> list[str]:
@@ -187,6 +235,9 @@ def as_annotations(report: CheckReport) -> list[str]:
         level = "error" if bad else "notice" if v.verdict == "pass" else "warning"
         title = _property(f"Eyechart: {WORDS[v.verdict]}, {v.task}")
         lines.append(f"::{level} title={title}::{_data(sentence(v))}")
+    if not report.tasks:
+        title = _property(f"Eyechart: {WORDS[report.verdict]}")
+        lines.append(f"::error title={title}::{_data(summary_line(report))}")
     return lines
 
 
@@ -199,11 +250,20 @@ def _property(text: str) -> str:
 
 
 def as_badge(report: CheckReport) -> str:
-    """A self-contained SVG: the name, the verdict, and the widest loss of a gating task."""
-    left = "eyechart"
+    """A self-contained SVG: the name, the verdict, and the gating task that decides it.
+
+    That is, of those whose verdict is the whole one, the one nearest to a regression: its interval's lower
+    end is the furthest below, or the least above, minus its margin.
+    """
     right = WORDS[report.verdict].lower()
-    known = [v for v in report.tasks if v.importance == "gating" and v.difference is not None]
-    if known:
-        worst = min(known, key=lambda v: v.difference if v.difference is not None else 0.0)
-        right += f" · {worst.task.removeprefix('eyechart_')} {points(worst.difference)} {span(worst)}"
-    return draw_badge(left, right, _COLOURS[report.verdict])
+    deciding = [v for v in report.tasks if v.importance == "gating" and v.verdict == report.verdict]
+    if deciding:
+        worst = min(deciding, key=_room)
+        right += f" · {worst.task.removeprefix('eyechart_')}"
+        if worst.difference is not None:
+            right += f" {points(worst.difference)} {span(worst)}"
+    return draw_badge("eyechart", right, _COLOURS[report.verdict])
+
+
+def _room(verdict: TaskVerdict) -> float:
+    return verdict.margin + verdict.ci_low if verdict.ci_low is not None else -1.0

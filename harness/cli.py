@@ -43,9 +43,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return rehearsal_commands.rehearse(arguments)
     # One at a time: what a command does not need costs it seconds.
     if arguments.command in {"compare", "check", "baseline"}:
-        from harness import check_commands
+        from harness import check_commands, compare_commands
 
-        return check_commands.COMMANDS[arguments.command](arguments)
+        gate = check_commands.COMMANDS | compare_commands.COMMANDS
+        return gate[arguments.command](arguments)
     if arguments.command == "verify":
         from harness import verify_commands
 

@@ -112,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure an encoder."""
     if arguments.for_check is not None:
         return _run_for_check(arguments)
+    if arguments.policy is not None:
+        raise UsageError("--policy is of --for-check", fix="give --for-check BASELINE, or leave it out")
     made = _claim(_make_plan(arguments), arguments.tier)
     home = find_home(arguments.home)
     if arguments.answers_only:
@@ -139,6 +141,7 @@ def _run_for_check(arguments: argparse.Namespace) -> int:
     from harness.check_commands import judge_looks, say_verdict
     from harness.check_output import as_json, as_text
     from harness.policy import Policy, read_policy
+    from harness.protocol import read_protocol
 
     if arguments.answers_only:
         raise UsageError("--for-check needs scores", fix="leave out --answers-only")
@@ -151,7 +154,8 @@ def _run_for_check(arguments: argparse.Namespace) -> int:
         done = carry_out(made, results, arguments.workers, arguments.batch, heed_doctor=heed)
         return list(done.bundles)
 
-    report = judge_looks(arguments.for_check, policy, measure)
+    protocol = read_protocol(arguments.protocol, find_home(arguments.home).protocols)
+    report = judge_looks(arguments.for_check, policy, measure, protocol.name)
     return say_verdict(report, as_json(report) if arguments.json else as_text(report))
 
 

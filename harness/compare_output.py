@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.bootstrap import Bootstrap, paired_bootstrap
 from harness.check import pooled
 from harness.check_output import points
 from harness.comparison import Comparison, compare, holm
-from harness.gate_sides import Side, differences
+from harness.digest import digest_json
+from harness.gate_differences import what_differs
+from harness.gate_sides import Side
 from harness.tables import text_table
 from harness.variance import SeedPool
 
@@ -29,6 +31,25 @@ class TaskComparison:
     """The p of the comparison by Holm over the tasks compared."""
     bootstrap: Bootstrap | None
     reason: str
+
+
+class SeedNoise(NamedTuple):
+    """Where the training noise of a comparison comes from: the same two sides have other intervals by it."""
+
+    pools: Mapping[str, SeedPool]
+    """By task; a task it lacks is served by the two sides themselves."""
+    lenders: tuple[str, ...]
+    """Encoders that the pools are made of."""
+    where: str
+    """Folders of results that they lie in."""
+
+    def line(self, tasks: Sequence[str]) -> str:
+        """One sentence on the tasks that were compared."""
+        own = [task for task in tasks if task not in self.pools]
+        if len(own) == len(tasks):
+            return "Seed noise is of these two sides only."
+        but = f", but for {', '.join(own)}: of these two sides only" if own else ""
+        return f"Seed noise is pooled over {len(self.lenders)} encoders of {self.where}{but}."
 
 
 def compare_sides(
@@ -50,11 +71,9 @@ def compare_sides(
         ]
         reason, compared, drawn = "", None, None
         if left is None or right is None:
-            reason = f"{(a if left is None else b).encoder} has no run of it"
-        elif differing := differences(left.conditions, right.conditions):
+            reason = f"{'a' if left is None else 'b'} has no run of it"
+        elif differing := what_differs(left, right):
             reason = f"they differ in {'; '.join(differing)}"
-        elif left.samples != right.samples or left.prompts != right.prompts:
-            reason = "they differ in the sample set or the prompts"
         elif None in values:
             reason = "answers are in error or missing"
         else:
@@ -85,41 +104,60 @@ def _with_holm(found: list[TaskComparison]) -> list[TaskComparison]:
     return [replace(t, p_holm=float(by_task[t.task])) if t.task in by_task else t for t in found]
 
 
-def comparison_text(a: Side, b: Side, found: list[TaskComparison]) -> str:
-    """A table for people."""
-    header = ["task", "a", "b", "a − b", "95 % interval", "p", "p (Holm)", "flips", "detectable"]
+def comparison_text(a: Side, b: Side, found: list[TaskComparison], noise: SeedNoise) -> str:
+    """A table for people, then what could not be compared and why."""
+    header = ["task", "a", "b", "a − b", "95 % interval", "p", "p (Holm)", "seeds", "flips", "detectable"]
     drawn = any(t.bootstrap is not None for t in found)
-    rows = []
-    for t in found:
-        row = [
-            t.task.removeprefix("eyechart_"),
-            *("–" if x is None else f"{100 * x:.2f}" for x in (t.a, t.b)),
-        ]
-        c = t.comparison
-        if c is None:
-            row += [t.reason, *[""] * 5]
-        else:
-            i = c.interval
-            row += [points(i.value), f"[{points(i.low)}, {points(i.high)}]", _p(i.p), _p(t.p_holm)]
-            row += [f"+{c.only_a} −{c.only_b}", "–" if c.detectable is None else f"{100 * c.detectable:.2f}"]
-        if drawn:
-            boot = t.bootstrap
-            row.append("" if boot is None else f"[{points(boot.low)}, {points(boot.high)}]")
-        rows.append(row)
-    head = f"a = {a.encoder}, b = {b.encoder}, protocol {a.protocol}; points"
     header += ["bootstrap, seeds held fixed"] if drawn else []
-    unknown = [t.task for t in found if t.comparison is not None and t.comparison.interval.seeds_unknown]
-    lines = [head, text_table(header, rows, numbers=(1, 2, 3, 5, 6, 8))]
+    table = text_table(header, [_row(t, drawn=drawn) for t in found], numbers=(1, 2, 3, 5, 6, 7, 9))
+    compared = [t for t in found if t.comparison is not None]
+    unknown = [t.task for t in compared if t.comparison is not None and t.comparison.interval.seeds_unknown]
+    lines = [_head(a, b), table, *(f"{t.task}: not compared, {t.reason}." for t in found if t.reason)]
+    if compared:
+        lines.append(noise.line([t.task for t in compared]))
+    else:
+        lines.append("Nothing could be compared.")
     if unknown:
         lines.append(f"Training noise is unknown, and not in the interval, of: {', '.join(unknown)}.")
     return "\n".join(lines)
+
+
+def _head(a: Side, b: Side) -> str:
+    """Who is who; two versions, or two sets of runs, under one id by the digest of their bundles."""
+    names = [side.encoder for side in (a, b)]
+    if a.encoder == b.encoder:
+        names = [f"{side.encoder} (bundles {_bundles(side)[:8]})" for side in (a, b)]
+    protocol = f"protocol {a.protocol}"
+    if a.protocol != b.protocol:
+        protocol = f"protocols {a.protocol} and {b.protocol}"
+    return f"a = {names[0]}, b = {names[1]}, {protocol}; points"
+
+
+def _bundles(side: Side) -> str:
+    return digest_json(sorted(digest for cell in side.cells.values() for digest in cell.digests))
+
+
+def _row(t: TaskComparison, *, drawn: bool) -> list[str]:
+    row = [t.task.removeprefix("eyechart_"), *("–" if x is None else f"{100 * x:.2f}" for x in (t.a, t.b))]
+    c = t.comparison
+    if c is None:
+        row += ["–"] * 7
+    else:
+        i = c.interval
+        row += [points(i.value), f"[{points(i.low)}, {points(i.high)}]", _p(i.p), _p(t.p_holm)]
+        row += [f"{c.seeds_a}/{c.seeds_b}", f"+{c.only_a} −{c.only_b}"]
+        row.append("–" if c.detectable is None else f"{100 * c.detectable:.2f}")
+    if drawn:
+        boot = t.bootstrap
+        row.append("" if boot is None else f"[{points(boot.low)}, {points(boot.high)}]")
+    return row
 
 
 def _p(p: float | None) -> str:
     return "" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def comparison_json(a: Side, b: Side, found: list[TaskComparison]) -> str:
+def comparison_json(a: Side, b: Side, found: list[TaskComparison], noise: SeedNoise) -> str:
     """The same as JSON: fractions, null for what is unknown."""
 
     def finite(x: float) -> float | None:
@@ -138,4 +176,16 @@ def comparison_json(a: Side, b: Side, found: list[TaskComparison]) -> str:
         if t.bootstrap is not None:
             row["bootstrap"] = {k: v for k, v in t.bootstrap._asdict().items() if k != "num_cells"}
         tasks.append(row)
-    return json.dumps({"a": a.encoder, "b": b.encoder, "protocol": a.protocol, "tasks": tasks}, indent=1)
+    compared = [t.task for t in found if t.comparison is not None]
+    head = {
+        "a": a.encoder,
+        "b": b.encoder,
+        "bundles_a": _bundles(a),
+        "bundles_b": _bundles(b),
+        "protocol": a.protocol if a.protocol == b.protocol else None,
+        "protocol_a": a.protocol,
+        "protocol_b": b.protocol,
+        "seed_noise": noise.line(compared) if compared else None,
+        "seed_lenders": list(noise.lenders),
+    }
+    return json.dumps({**head, "tasks": tasks}, indent=1)

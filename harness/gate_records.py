@@ -41,6 +41,8 @@ class TaskVerdict:
     num_clusters: int | None = None
     seeds_candidate: int | None = None
     seeds_baseline: int | None = None
+    seeds_unknown: bool | None = None
+    """True where one seed a side and no other encoder's leave the training noise out of the interval."""
     detectable: float | None = None
     """Smallest true difference that such a comparison finds in 80 of 100 repetitions."""
 
@@ -70,5 +72,8 @@ class CheckReport:
     baseline: SideSummary
     candidate: SideSummary
     tasks: tuple[TaskVerdict, ...]
+    """None where the baseline's own bundles cannot be made a side; a note says why."""
     notes: tuple[str, ...] = ()
+    seed_noise: str = ""
+    """Where the training noise in the intervals comes from, in one sentence; "": nothing was compared."""
     schema_version: int = CHECK_SCHEMA_VERSION

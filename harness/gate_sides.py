@@ -7,9 +7,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,8 @@ CONDITIONS = {
     "llm_revision": "language model",
 }
 """Field of Run -> what a person calls it, in the order in which a difference is named."""
+WAITING = "answers that wait for their scores"
+WAITING_FIX = "score them with `eyechart score`, or run the command that made them again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,16 @@ class TaskCell:
     """(seeds, samples); NaN where a sample has none."""
     digests: tuple[str, ...]
     """Bundle digests, by seed."""
+    ids: pa.ChunkedArray | None = None
+    """(samples,) sample ids, to say which one differs; None where only scores were kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocked:
+    """Why a task of a side can be held against nothing, though something of it is stored."""
+
+    verdict: Literal["not-comparable", "incomplete"]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +87,10 @@ class Side:
     tier: str
     """Of the least trusted run."""
     is_floor: bool = False
+    identity: str = ""
+    """Digest of the encoder's weights and input; "": unknown."""
+    blocked: Mapping[str, Blocked] = field(default_factory=dict)
+    """Tasks that are not in `cells` for a reason that can be named."""
 
 
 def bundle_folders(paths: Iterable[Path]) -> list[Path]:
@@ -82,23 +98,36 @@ def bundle_folders(paths: Iterable[Path]) -> list[Path]:
 
     Raises:
         UsageError: a path is no folder, or there is no bundle.
+        IncompleteError: answers wait for their scores.
+    """
+    found, waiting = find_folders(paths)
+    if waiting:
+        raise IncompleteError(WAITING, where=str(waiting[0]), fix=WAITING_FIX)
+    return found
+
+
+def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Bundles, and folders of answers that wait for their scores, at or below the given folders; sorted.
+
+    Raises:
+        UsageError: a path is no folder, or there is neither.
     """
     found: set[Path] = set()
-    for path in paths:
+    waiting: set[Path] = set()
+    asked = list(paths)
+    for path in asked:
         if not is_folder(path):
             raise UsageError("no such folder of bundles", where=str(path))
-        waiting = [p.parent for p in path.rglob("run.json") if not _sealed(p.parent) and not _hidden(p, path)]
-        if waiting:
-            fix = "score them with `eyechart score`, or run the command that made them again"
-            raise IncompleteError("answers that wait for their scores", where=str(min(waiting)), fix=fix)
+        runs = [p.parent for p in path.rglob("run.json") if not _hidden(p, path)]
+        waiting.update(folder for folder in runs if not _sealed(folder))
         marks = [*path.rglob(COMMIT), *path.rglob(MANIFEST)]
         found.update(mark.parent for mark in marks if not _hidden(mark, path))
-    if not found:
-        shown = ", ".join(str(p) for p in paths)
+    if not found and not waiting:
+        shown = ", ".join(str(p) for p in asked)
         raise UsageError(
             "no bundles", where=shown, expected="folders that `eyechart run` wrote below its results"
         )
-    return sorted(found)
+    return sorted(found), sorted(waiting)
 
 
 def is_folder(path: Path) -> bool:
@@ -144,13 +173,20 @@ def read_all(folders: Sequence[Path]) -> list[Bundle]:
         return list(pool.map(read_bundle, folders))
 
 
-def side_of(bundles: Sequence[Bundle], protocol: str = "", what: str = "bundles") -> Side:
+def side_of(
+    bundles: Sequence[Bundle],
+    protocol: str = "",
+    what: str = "bundles",
+    blocked: Mapping[str, Blocked] | None = None,
+) -> Side:
     """One side of a comparison.
 
     Args:
         bundles: runs of one encoder.
         protocol: only these runs; "": there must be one protocol.
         what: the side's name, for errors.
+        blocked: tasks known to be held against nothing; given, a task measured under two sets of conditions
+            becomes another of them.
 
     Raises:
         IntegrityError: a name in a bundle cannot be printed, or seeds hold other samples.
@@ -163,9 +199,7 @@ def side_of(bundles: Sequence[Bundle], protocol: str = "", what: str = "bundles"
         raise NotComparableError(f"several protocols in the {what}", found=", ".join(held))
     mine = [b for b in bundles if b.run.protocol == (protocol or held[0])]
     if not mine:
-        raise NotComparableError(
-            f"other protocol than the baseline's, in the {what}", found=", ".join(held), expected=protocol
-        )
+        raise NotComparableError(f"other protocol in the {what}", found=", ".join(held), expected=protocol)
     encoders = sorted({b.run.submission.id for b in mine})
     if len(encoders) > 1:
         raise UsageError(
@@ -179,21 +213,41 @@ def side_of(bundles: Sequence[Bundle], protocol: str = "", what: str = "bundles"
             fix="give each version a folder of its own, by --results",
         )
     for bundle in mine:
-        _refuse_odd_names(bundle)
+        refuse_odd_names(bundle)
     by_task: dict[str, list[Bundle]] = defaultdict(list)
     for bundle in mine:
         by_task[bundle.run.task].append(bundle)
+    cells, stopped = _cells(by_task, what, blocked)
     return Side(
         protocol=mine[0].run.protocol,
         encoder=encoders[0],
         title=mine[0].run.submission.title,
-        cells={task: _cell(task, of_task, what) for task, of_task in sorted(by_task.items())},
+        cells=cells,
         tier=max((b.run.tier for b in mine), key=TIERS.index),
         is_floor=mine[0].run.submission.floor is not None,
+        identity=mine[0].run.submission.identity_digest,
+        blocked=stopped,
     )
 
 
-def _refuse_odd_names(bundle: Bundle) -> None:
+def _cells(
+    by_task: Mapping[str, list[Bundle]], what: str, blocked: Mapping[str, Blocked] | None
+) -> tuple[dict[str, TaskCell], dict[str, Blocked]]:
+    """The cells, and what is blocked; without `blocked` the first task that would be raises."""
+    cells, stopped = {}, dict(blocked or {})
+    for task, bundles in sorted(by_task.items()):
+        if task in stopped:
+            continue
+        try:
+            cells[task] = _cell(task, bundles, what)
+        except NotComparableError as error:
+            if blocked is None:
+                raise
+            stopped[task] = Blocked(verdict="not-comparable", reason=error.line().rstrip("."))
+    return cells, stopped
+
+
+def refuse_odd_names(bundle: Bundle) -> None:
     """Names reach logs, build systems and pages: none may hold what is not for the eye."""
     run = bundle.run
     names = (run.task, run.engine, run.submission.id, *_conditions(bundle).values(), *run.recipes)
@@ -207,10 +261,18 @@ def _refuse_odd_names(bundle: Bundle) -> None:
 def first_seeds(side: Side, count: int) -> Side:
     """The side with its seeds 0 to count − 1 only: what a declared look may see, whatever else is stored.
 
-    A task of which one of these is lacking is left out: it is incomplete.
+    A task of which one of these is lacking is incomplete.
     """
-    whole = {task: cell for task, cell in side.cells.items() if set(range(count)) <= set(cell.seeds)}
-    return replace(side, cells={task: _first(cell, count) for task, cell in whole.items()})
+    cells, stopped = {}, dict(side.blocked)
+    for task, cell in side.cells.items():
+        lacking = sorted(set(range(count)) - set(cell.seeds))
+        if lacking:
+            shown = ", ".join(str(seed) for seed in lacking)
+            reason = f"the {count} seeds asked for are not all there: the candidate lacks {shown}"
+            stopped[task] = Blocked(verdict="incomplete", reason=reason)
+        else:
+            cells[task] = _first(cell, count)
+    return replace(side, cells=cells, blocked=stopped)
 
 
 def _first(cell: TaskCell, count: int) -> TaskCell:
@@ -236,7 +298,7 @@ def _cell(task: str, bundles: list[Bundle], what: str) -> TaskCell:
         differing = differences(conditions, _conditions(other))
         if differing:
             raise NotComparableError(
-                f"the {what} hold {task} under two sets of conditions",
+                f"{task} was measured under two sets of conditions in the {what}",
                 where=str(other.path),
                 found=differing[0],
             )
@@ -256,6 +318,7 @@ def _cell(task: str, bundles: list[Bundle], what: str) -> TaskCell:
         clusters=clusters,
         scores=np.stack([_scores(b) for b in chosen]),
         digests=tuple(b.digest for b in chosen),
+        ids=first.score_table["sample_id"],
     )
 
 

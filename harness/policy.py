@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from harness.digest import digest_json
 from harness.errors import UsageError
-from harness.fields import Place, Rule, Rules, check_keys, nearest, parse_toml, read_record
+from harness.fields import Place, Rule, Rules, check_keys, nearest, parse_toml, read_record, show
 from harness.task import known_tasks, read_task
 
 Importance = Literal["gating", "advisory"]
@@ -48,6 +48,9 @@ class Policy:
     """Numbers of seeds after which `run --for-check` looks, in order; it goes on only while inconclusive."""
     tasks: Mapping[str, TaskPolicy] = field(default_factory=dict)
     """Tasks with rules of their own; all others of the baseline are gating at their definition's margin."""
+
+    source: str = ""
+    """File it was read from, for errors; no part of the rules."""
 
     @property
     def alpha(self) -> float:
@@ -87,15 +90,17 @@ def read_policy(path: Path) -> Policy:
     except ValueError as error:
         raise UsageError("not valid TOML", where=str(path), found=str(error)) from error
     check_keys(table, _TOP, place)
-    if table.pop("schema", None) != 1:
-        place.at("schema").refuse("schema version", expected="schema = 1")
+    schema = table.pop("schema", None)
+    if schema != 1 or isinstance(schema, bool):
+        found = "none" if schema is None else show(schema)
+        place.at("schema").refuse("schema version", found=found, expected="schema = 1")
     rules = table.pop("tasks", {})
     if not isinstance(rules, dict):
         place.at("tasks").refuse("wrong type", expected="tables such as [tasks.eyechart_vqav2_val]")
     tasks = {
         name: read_record(TaskPolicy, rule, place.at("tasks").at(name), RULES) for name, rule in rules.items()
     }
-    policy = read_record(Policy, table, place, RULES, given={"tasks": tasks})
+    policy = read_record(Policy, table, place, RULES, given={"tasks": tasks, "source": str(path)})
     if list(policy.seeds) != sorted(set(policy.seeds)):
         place.at("seeds").refuse(
             "not in rising order", found=str(list(policy.seeds)), expected="such as [3, 5, 8]"
@@ -119,12 +124,16 @@ def rules_of(
     for name in policy.tasks:
         if name not in tasks:
             close = nearest(name, tasks)
-            raise UsageError("the policy names a task the baseline lacks", found=name, expected=close)
+            where = f"{policy.source}: tasks" if policy.source else "tasks"
+            raise UsageError(
+                "the policy names a task the baseline lacks", where=where, found=name, expected=close
+            )
     found = {
         name: _rule(policy.tasks.get(name, TaskPolicy()), name, tasks[name], tasks_dir) for name in tasks
     }
     if not any(rule.importance == "gating" for rule in found.values()):
-        raise UsageError("no task gates", fix='give one importance = "gating" in the policy')
+        fix = 'give one importance = "gating" in the policy'
+        raise UsageError("no task gates", where=policy.source, found="only advisory tasks", fix=fix)
     return found
 
 

@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from harness.baseline import board_sides
 from harness.check import check
-from harness.errors import UsageError
+from harness.digest import digest_bytes
+from harness.errors import IntegrityError, UsageError
 from harness.files import read_parquet, write_parquet
+from harness.gate_differences import what_differs
 from harness.gate_records import CheckReport
 from harness.gate_sides import Side, TaskCell
 from harness.policy import Policy, TaskPolicy
@@ -30,7 +32,19 @@ from harness.variance import SeedPool
 MIN_SEEDS = 20
 """Fewer seeds than this are no test of the check."""
 SPLITS = 1000
-_COLUMNS = ("protocol", "encoder", "task", "task_digest", "seed", "digest", "sample_id", "cluster", "score")
+_SCHEMA = pa.schema(
+    {
+        "protocol": pa.string(),
+        "encoder": pa.string(),
+        "task": pa.string(),
+        "task_digest": pa.string(),
+        "seed": pa.int64(),
+        "digest": pa.string(),
+        "sample_id": pa.int64(),
+        "cluster": pa.int64(),
+        "score": pa.float64(),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +84,7 @@ def self_test(
         seed: of the splits.
 
     Raises:
-        UsageError: too few seeds.
+        UsageError: too few seeds, or a copy that cannot be held against the whole encoder.
     """
     whole = max(sides, key=_num_seeds)
     if _num_seeds(whole) < MIN_SEEDS:
@@ -80,6 +94,8 @@ def self_test(
             found=str(_num_seeds(whole)),
             expected=f"{MIN_SEEDS}",
         )
+    for side in sides:
+        _refuse_unlike(side, whole, seeds[1])
     found = {}
     for side in [whole, *(s for s in sides if s is not whole)]:
         rng = np.random.default_rng(seed)
@@ -89,6 +105,35 @@ def self_test(
         ]
         found[side.encoder] = _rates(whole, side, reports, seeds)
     return found
+
+
+def _refuse_unlike(side: Side, whole: Side, num_seeds: int) -> None:
+    """Each split must come out as one of the three verdicts, or the rates are no rates."""
+    for task, cell in whole.cells.items():
+        other = side.cells.get(task)
+        if other is None:
+            raise UsageError(
+                "a copy lacks a task of the encoder it is held against",
+                where=side.encoder,
+                found=", ".join(side.cells),
+                expected=task,
+            )
+        differing = what_differs(cell, other)
+        if differing:
+            found = "; ".join(differing)
+            raise UsageError(
+                f"not under the conditions of {whole.encoder}", where=f"{side.encoder}: {task}", found=found
+            )
+        if len(other.seeds) < num_seeds:
+            raise UsageError(
+                "too few seeds for a self-test",
+                where=f"{side.encoder}: {task}",
+                found=str(len(other.seeds)),
+                expected=str(num_seeds),
+            )
+        if other.num_unscored:
+            count = f"{other.num_unscored:,} of {other.scores.size:,}"
+            raise UsageError("scores are missing", where=f"{side.encoder}: {task}", found=count)
 
 
 def _num_seeds(side: Side) -> int:
@@ -192,7 +237,7 @@ def pack(roots: Sequence[Path], protocol: str, path: Path) -> int:
                 constant = (protocol, side.encoder, cell.task, cell.task_digest, seed, digest)
                 columns = [pa.repeat(value, count) for value in constant]
                 columns += [pa.array(np.arange(count)), pa.array(cell.clusters), pa.array(scores)]
-                tables.append(pa.table(dict(zip(_COLUMNS, columns, strict=True))))
+                tables.append(pa.table(dict(zip(_SCHEMA.names, columns, strict=True))))
     whole = pa.concat_tables(tables)
     write_parquet(path, whole)
     return int(whole.num_rows)
@@ -202,33 +247,81 @@ def unpack(path: Path) -> list[Side]:
     """The sides that `pack` wrote; of the conditions only protocol and task are known.
 
     Raises:
-        IntegrityError: not such a file.
+        IntegrityError: not such a file, or one whose rows do not make whole sides.
     """
-    rows = read_parquet(path, _COLUMNS)
+    rows = _sound_rows(path)
+    protocol = str(rows["protocol"][0].as_py())
     sides: dict[str, dict[str, TaskCell]] = {}
     keys = rows.select(["encoder", "task"]).group_by(["encoder", "task"]).aggregate([]).to_pylist()
-    protocol = str(rows["protocol"][0].as_py())
     for key in sorted(keys, key=lambda k: (k["encoder"], k["task"])):
         wanted = pc.and_(pc.equal(rows["encoder"], key["encoder"]), pc.equal(rows["task"], key["task"]))
         mine = rows.filter(wanted)
-        sides.setdefault(key["encoder"], {})[key["task"]] = _unpacked(key["task"], protocol, mine)
+        where = f"{path}: {key['encoder']}, {key['task']}"
+        sides.setdefault(key["encoder"], {})[key["task"]] = _unpacked(key["task"], protocol, mine, where)
     return [
         Side(protocol=protocol, encoder=encoder, title=encoder, cells=cells, tier="re-run")
         for encoder, cells in sides.items()
     ]
 
 
-def _unpacked(task: str, protocol: str, mine: pa.Table) -> TaskCell:
+def _sound_rows(path: Path) -> pa.Table:
+    """The rows in the types that `pack` writes: one protocol, nothing null, printable, scores from 0 to 1."""
+    rows = read_parquet(path, _SCHEMA.names)
+    try:
+        rows = rows.select(_SCHEMA.names).cast(_SCHEMA)
+    except pa.ArrowException as error:
+        raise IntegrityError("a column of another type", where=str(path), found=str(error)) from error
+    if not rows.num_rows:
+        raise IntegrityError("no scores", where=str(path), fix="give the file that `pack` wrote")
+    for name in _SCHEMA.names:
+        if rows[name].null_count:
+            count = f"{rows[name].null_count:,} rows without one"
+            raise IntegrityError(f"{name} missing", where=str(path), found=count, expected="one in each row")
+    for name in ("protocol", "encoder", "task", "task_digest", "digest"):
+        for text in pc.unique(rows[name]).to_pylist():
+            if not text.isprintable():
+                where = f"{path}: {name}"
+                raise IntegrityError("a name that cannot be printed", where=where, found=ascii(text)[:80])
+    scores = rows["score"].to_numpy()
+    odd = scores[~((scores >= 0) & (scores <= 1))]
+    if len(odd):
+        raise IntegrityError(
+            "a score out of range", where=str(path), found=str(odd[0]), expected="a number from 0 to 1"
+        )
+    protocols = pc.unique(rows["protocol"]).to_pylist()
+    if len(protocols) > 1:
+        raise IntegrityError("several protocols", where=str(path), found=", ".join(sorted(protocols)))
+    return rows
+
+
+def _unpacked(task: str, protocol: str, mine: pa.Table, where: str) -> TaskCell:
     mine = mine.sort_by([("seed", "ascending"), ("sample_id", "ascending")])
     seeds = sorted(set(mine["seed"].to_pylist()))
-    scores = mine["score"].to_numpy().reshape(len(seeds), -1)
-    digests = mine["digest"].to_pylist()[:: scores.shape[1]]
-    clusters = mine["cluster"].to_numpy()[: scores.shape[1]]
+    expected = f"{mine.num_rows / len(seeds):g} samples of each of {len(seeds)} seeds"
+    if mine.num_rows % len(seeds):
+        raise IntegrityError(
+            "rows missing", where=where, found=f"{mine.num_rows:,}", expected="as many a seed"
+        )
+
+    def by_seed(name: str) -> np.ndarray:
+        return np.asarray(mine[name].to_numpy()).reshape(len(seeds), -1)
+
+    for name in ("seed", "task_digest", "digest"):
+        constant = by_seed(name)
+        if (constant != constant[:, :1]).any():
+            raise IntegrityError(f"seeds differ in size or in {name}", where=where, expected=expected)
+    for name in ("sample_id", "cluster", "task_digest"):
+        alike = by_seed(name)
+        if (alike != alike[:1]).any():
+            raise IntegrityError(f"seeds hold other samples, by {name}", where=where, expected=expected)
+    samples, clusters, scores = by_seed("sample_id")[0], by_seed("cluster")[0], by_seed("score")
+    if len(np.unique(samples)) < len(samples):
+        raise IntegrityError("a sample twice in one seed", where=where, expected=expected)
     digest = mine["task_digest"][0].as_py()
     return TaskCell(
         task=task,
         conditions={"protocol": protocol, "task": digest},
-        samples=str(scores.shape[1]),
+        samples=digest_bytes(samples.tobytes() + clusters.tobytes()),
         prompts="",
         task_digest=digest,
         seeds=tuple(seeds),
@@ -238,5 +331,6 @@ def _unpacked(task: str, protocol: str, mine: pa.Table) -> TaskCell:
         num_unparsed=0,
         clusters=clusters,
         scores=scores,
-        digests=tuple(digests),
+        digests=tuple(str(digest) for digest in by_seed("digest")[:, 0]),
+        ids=mine["sample_id"][: len(samples)].cast(pa.string()),
     )

@@ -33,6 +33,7 @@ from scipy import special
 from harness.variance import (
     Component,
     Floats,
+    SeedPart,
     SeedPool,
     Size,
     cluster_variance,
@@ -152,6 +153,8 @@ class DifferenceParts(NamedTuple):
     seeds: list[Component]
     known: bool
     """Whether the training noise of both sides is known."""
+    sides: tuple[SeedPart, SeedPart] | None = None
+    """What `seeds` was joined from, to say what more seeds of one side would do."""
 
 
 def difference_parts(
@@ -180,7 +183,8 @@ def difference_parts(
     ours, theirs = (seed_part(*side) for side in ((left, clusters, pools[0]), (right, clusters, pools[1])))
     size = Size(left.shape[1], num_clusters)
     known = bool(ours.known and theirs.known)
-    return DifferenceParts(value, Component(samples, samples_df), size, joined(ours, theirs), known)
+    found = Component(samples, samples_df)
+    return DifferenceParts(value, found, size, joined(ours, theirs), known, (ours, theirs))
 
 
 def interval_of(parts: DifferenceParts, level: float = 0.95, against: float | None = 0.0) -> Interval:

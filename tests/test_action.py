@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -69,6 +70,35 @@ def test_a_mistake_is_no_regression(bundles: Path) -> None:
     assert (bundles / "output").read_text() == "verdict=error\nexit-code=2\n"
 
 
+def test_what_is_not_comparable_or_incomplete_has_its_verdict(bundles: Path) -> None:
+    write_runs(bundles / "other", "other", draw(2), protocol="main")
+    got = run(bundles, str(bundles / "other"))
+    assert got.returncode == 12
+    assert "::error" in got.stdout
+    assert (bundles / "output").read_text() == "verdict=not-comparable\nexit-code=12\n"
+    waiting = write_runs(bundles / "waiting", "waiting", draw(2))[0]
+    for path in (waiting / "COMMIT", waiting / "MANIFEST.sha256", *waiting.glob("scores-*")):
+        path.unlink()
+    (bundles / "output").unlink()
+    assert run(bundles, str(bundles / "waiting")).returncode == 9
+    assert (bundles / "output").read_text() == "verdict=incomplete\nexit-code=9\n"
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "false", "False"])
+def test_strict_is_read_in_any_case(bundles: Path, text: str) -> None:
+    write_runs(bundles / "close", "close", draw(2, 0.66))
+    got = run(bundles, str(bundles / "close"), EYECHART_STRICT=text)
+    assert got.returncode == (11 if text.lower() == "true" else 0), got.stdout
+
+
+@pytest.mark.parametrize("text", ["yes", "", "1", "tru\n::error::x"])
+def test_a_strict_that_is_neither_does_not_fail_open(bundles: Path, text: str) -> None:
+    got = run(bundles, str(bundles / "good"), EYECHART_STRICT=text)
+    assert got.returncode == 2
+    assert len(got.stdout.splitlines()) == 1 and "expected true or false" in got.stdout
+    assert (bundles / "output").read_text() == "verdict=error\nexit-code=2\n"
+
+
 def test_names_with_spaces_and_shell_words_stay_names(bundles: Path) -> None:
     evil = bundles / "a b; touch pwned $(touch pwned)"
     write_runs(evil, "good", draw(2))
@@ -84,3 +114,39 @@ def test_inputs_reach_the_script_as_variables_only() -> None:
     assert all(step.get("shell") == "bash" for step in steps if "run" in step)
     used = set(re.findall(r"inputs\.([a-z]+)", (ROOT / "action.yml").read_text()))
     assert used == set(action["inputs"])
+
+
+def blocks_of_ci() -> list[dict[Any, Any]]:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_documented_workflow_is_whole_and_fits_the_action() -> None:
+    workflow = blocks_of_ci()[0]
+    # YAML 1.1 reads the key `on` as true; GitHub does not.
+    assert set(workflow) == {"name", True, "permissions", "jobs"}
+    assert "pull_request" in workflow[True]
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"]
+    steps = job["steps"]
+    assert all(("uses" in step) != ("run" in step) for step in steps)
+    (gate,) = [step for step in steps if step.get("uses", "").startswith("OWNER/eyechart@")]
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert set(gate["with"]) <= set(action["inputs"])
+    assert {name for name, given in action["inputs"].items() if given.get("required")} <= set(gate["with"])
+    script = (ROOT / "scripts" / "action_check.sh").read_text()
+    used = set(re.findall(r"eyechart-check/([a-z.]+)", json.dumps(workflow)))
+    assert used == {"comment.md"} and all(f"$EYECHART_OUTPUT/{name}" in script for name in used)
+    assert [step for step in steps if step.get("with", {}).get("path") == gate["with"]["output"]]
+    # What a request's author can choose must not be text of a script.
+    assert all("${{" not in step.get("run", "") for step in steps)
+
+
+def test_the_documented_gitlab_job_gives_options_that_exist() -> None:
+    from harness.cli import build_parser
+
+    job = blocks_of_ci()[1]["eyechart"]
+    (command,) = [line for line in job["script"] if line.startswith("eyechart ")]
+    arguments = build_parser().parse_args(command.split()[1:])
+    assert str(arguments.junit) == job["artifacts"]["reports"]["junit"]
+    assert not any(re.search(r"pip install eyechart\b", line) for line in job["script"])

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -122,8 +123,10 @@ def test_compare_tells_two_encoders_apart(board: Path, capsys) -> None:
 
 def test_compare_says_what_does_not_compare(board: Path, tmp_path: Path, capsys) -> None:
     write_runs(tmp_path / "other", "enc9", draw(9), dataset_digest="e" * 64)
-    assert main(["compare", enc(board, 0), str(tmp_path / "other")]) == 0
-    assert "they differ in dataset" in capsys.readouterr().out
+    assert main(["compare", enc(board, 0), str(tmp_path / "other")]) == 12
+    out = capsys.readouterr().out
+    assert f"{TASK}: not compared, they differ in dataset" in out
+    assert "Nothing could be compared." in out
     assert main(["compare", "enc0", "nobody", "--results", str(board)]) == 2
     assert "no such encoder" in capsys.readouterr().err
 
@@ -236,3 +239,66 @@ def test_an_inconclusive_candidate_is_not_promoted_by_itself(board: Path) -> Non
     assert baseline(board, *words, "--accept", "--reason", "only noise") == 0
     found = read_baseline(board / "baseline.json")
     assert (found.encoder, list(found.seed_pools)) == ("again", [TASK])
+
+
+def resealed(path: Path, **changes: Any) -> None:
+    """Edit a pointer as somebody would who also knows how to make its digest."""
+    from harness.digest import digest_json
+
+    data = json.loads(path.read_text()) | changes | {"content_digest": ""}
+    path.write_text(json.dumps(data | {"content_digest": digest_json(data)}))
+
+
+def test_an_edited_pointer_is_refused(board: Path, capsys) -> None:
+    """A pool that is believable, and a task less to judge: neither is under a bundle's hash."""
+    write_runs(board, "enc2", draw(2, 0.68), "eyechart_mini_rec")
+    assert baseline(board, "set", enc(board, 2), "--board", str(board)) == 0
+    path = board / "baseline.json"
+    good = json.loads(path.read_text())
+    pools = {TASK: {"ratio": 0.0, "df": 1e6, "total": 0.0}}
+    fewer = dict(list(good["bundles"].items())[:-3])
+    capsys.readouterr()
+    for change in ({"seed_pools": pools}, {"bundles": fewer}, {"lenders": {}}, {"content_digest": ""}):
+        path.write_text(json.dumps(good | change))
+        for words in (["show"], ["promote", enc(board, 4)]):
+            assert baseline(board, *words) == 8
+            err = capsys.readouterr().err
+            assert "was changed since `eyechart baseline` wrote it" in err
+            assert len(err.splitlines()) == 1
+        assert main(["check", "--baseline", str(path), "--candidate", enc(board, 4)]) == 8
+        capsys.readouterr()
+    # What docs/ci.md says: it is no signature.
+    path.write_text(json.dumps(good))
+    resealed(path, reason="edited on purpose")
+    assert baseline(board, "show") == 0
+
+
+def test_an_older_pointer_is_told_how_to_become_a_new_one(board: Path, capsys) -> None:
+    assert baseline(board, "set", enc(board, 2)) == 0
+    path = board / "baseline.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in {"content_digest", "lenders"}}
+    path.write_text(json.dumps(old | {"schema_version": 1}))
+    capsys.readouterr()
+    assert baseline(board, "show") == 8
+    err = capsys.readouterr().err
+    assert "found 1, expected 2" in err and "set it anew" in err
+
+
+@pytest.mark.parametrize("importance", ["advisory", "gating"])
+def test_a_promotion_drops_no_task_unasked(board: Path, importance: str, capsys) -> None:
+    rec = "eyechart_mini_rec"
+    write_runs(board, "enc2", draw(2, 0.68), rec)
+    (board.parent / "two.toml").write_text(
+        f'{POLICY}[tasks.{rec}]\nmargin = 0.05\nimportance = "{importance}"\n'
+    )
+    assert baseline(board, "set", enc(board, 2)) == 0
+    before = (board / "baseline.json").read_bytes()
+    words = ["promote", enc(board, 4), "--policy", str(board.parent / "two.toml"), "--reason", "better"]
+    words += ["--accept"] if importance == "gating" else []
+    capsys.readouterr()
+    assert baseline(board, *words) == 2
+    err = capsys.readouterr().err
+    assert rec in err and "--drop-tasks" in err
+    assert (board / "baseline.json").read_bytes() == before
+    assert baseline(board, *words, "--drop-tasks") == 0
+    assert rec not in capsys.readouterr().out

@@ -127,15 +127,15 @@ def test_what_differs_is_named_and_nothing_is_compared(name, base, tmp_path, pol
 def test_other_samples_are_not_comparable(base, tmp_path, policy, capsys) -> None:
     write_runs(tmp_path, "cand", draw(2, samples=599))
     assert run(base, tmp_path, policy) == 12
-    assert "sample set" in capsys.readouterr().out
+    assert "sample set: 600 and 599 samples, 000599 only in the first" in capsys.readouterr().out
 
 
 def test_another_protocol_is_not_comparable(base, tmp_path, policy, capsys) -> None:
     write_runs(tmp_path, "cand", draw(2), protocol="main")
     assert run(base, tmp_path, policy) == 12
-    assert capsys.readouterr().err.startswith(
-        "eyechart: other protocol than the baseline's, in the candidate: found main"
-    )
+    out, err = capsys.readouterr()
+    assert "other protocol than the baseline's, in the candidate: found main" in out
+    assert err == ""
 
 
 @pytest.mark.parametrize("status", ["error", "missing"])
@@ -156,7 +156,7 @@ def test_a_missing_task_is_incomplete_unless_advisory(tmp_path, capsys) -> None:
     write_runs(tmp_path / "b", "cand", draw(2))
     both = f"{POLICY}[tasks.{OTHER}]\nmargin = 0.05\n"
     assert run(tmp_path / "a", tmp_path / "b", written(tmp_path, both)) == 9
-    assert "the candidate has no run of this task" in capsys.readouterr().out
+    assert "the candidate has no run of this task." in capsys.readouterr().out
     advisory = written(tmp_path, both + 'importance = "advisory"\n')
     assert run(tmp_path / "a", tmp_path / "b", advisory) == 0
 
@@ -324,7 +324,8 @@ def test_a_strangers_names_cannot_mark_up_the_comment() -> None:
 
 BAD = {
     "not TOML": ("schema = ", "not valid TOML"),
-    "no schema": ("level = 0.9", "schema version"),
+    "no schema": ("level = 0.9", "policy.toml: schema: schema version: found none, expected schema = 1"),
+    "another schema": ("schema = 2", "schema version: found 2, expected schema = 1"),
     "unknown key": ("schema = 1\nlevell = 0.9", "level (the nearest known key)"),
     "unknown key of a task": (f"schema = 1\n[tasks.{TASK}]\nmargins = 0.1", "margin (the nearest"),
     "level": ("schema = 1\nlevel = 95", "number out of range"),
@@ -332,7 +333,14 @@ BAD = {
     "seeds": ("schema = 1\nseeds = [5, 3]", "not in rising order"),
     "importance": (f'schema = 1\n[tasks.{TASK}]\nimportance = "vital"', "one of gating, advisory"),
     "task": ("schema = 1\n[tasks.eyechart_mini_vqq]\nmargin = 0.1", "expected eyechart_mini_vqa"),
-    "nothing gates": (f'schema = 1\n[tasks.{TASK}]\nmargin = 0.1\nimportance = "advisory"', "no task gates"),
+    "file of the task": (
+        "schema = 1\n[tasks.eyechart_mini_vqq]\nmargin = 0.1",
+        "policy.toml: tasks: the policy",
+    ),
+    "nothing gates": (
+        f'schema = 1\n[tasks.{TASK}]\nmargin = 0.1\nimportance = "advisory"',
+        "policy.toml: no task gates",
+    ),
     "no margin": ("schema = 1", "no margin for a task whose definition is not installed"),
 }
 
@@ -395,7 +403,7 @@ def test_two_recipes_of_one_seed_are_not_chosen_between(base, tmp_path, policy, 
     write_runs(tmp_path, "cand", draw(1))
     write_runs(tmp_path, "cand", draw(2), recipes={"adapter": "f" * 64, "feature": HEX})
     assert run(base, tmp_path, policy) == 12
-    assert "under two sets of conditions" in capsys.readouterr().err
+    assert "under two sets of conditions" in capsys.readouterr().out
 
 
 def test_a_verdict_stands_when_nobody_reads_it(base, tmp_path, policy) -> None:
@@ -434,7 +442,7 @@ def test_what_waits_for_scores_is_not_passed_over(base, tmp_path, policy, capsys
     for name in ("COMMIT", "MANIFEST.sha256", f"scores-{HEX[:12]}.parquet"):
         (folder / name).unlink()
     assert run(base, tmp_path, policy) == 9
-    assert "wait for their scores" in capsys.readouterr().err
+    assert "wait for their scores" in capsys.readouterr().out
 
 
 def test_names_that_are_no_text_are_refused(base, tmp_path, policy, capsys) -> None:

@@ -58,6 +58,7 @@ LAYERS: list[set[str]] = [
     {"harness.pairs"},
     {"harness.policy", "harness.gate_records"},
     {"harness.gate_sides"},
+    {"harness.gate_candidate", "harness.gate_differences", "harness.gate_needs"},
     {"harness.pair_rows", "harness.pair_facts", "harness.board_rows", "harness.floor_rows"},
     {"harness.store_files", "harness.ledger"},
     {"harness.store"},
@@ -83,7 +84,8 @@ LAYERS: list[set[str]] = [
     {"harness.handover"},
     {"harness.rehearsal"},
     {"harness.commands", "harness.checkpoint_commands", "harness.data_commands", "harness.mini_commands"}
-    | {"harness.protocol_commands", "harness.index_commands", "harness.check_commands"},
+    | {"harness.protocol_commands", "harness.index_commands", "harness.check_commands"}
+    | {"harness.compare_commands"},
     {"harness.rehearsal_commands", "harness.verify_commands"},
     {"harness.argument_parser"},
     {"harness.index_arguments", "harness.check_arguments"},
