@@ -32,7 +32,9 @@ def board_href(protocol: str) -> str:
 
 def board(compared: Comparisons) -> Board:
     """The sortable table, highest first on `sort_task`; cells without a number last."""
-    names, first = task_names(compared), sort_task(compared)
+    first = sort_task(compared)
+    # A phone shows one column beside the names: that by which they are sorted.
+    names = sorted(task_names(compared), key=lambda task: task != first)
 
     def rank(encoder: str) -> tuple[float, str]:
         metric = compared.metric(encoder, first)
