@@ -137,7 +137,7 @@ def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
             )
             for number, (row, span, cost) in enumerate(shown, 1)
         ],
-        "Seconds",
+        "Time per encoder",
         table.sorted_title,
     )
     machines = sorted({_machine(r) for found in compared.runs.values() for r in found})

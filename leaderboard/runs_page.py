@@ -94,7 +94,7 @@ COLUMNS = (
     ("run_key", "Run", "hash"),
     ("bundle_digest", "Bundle", "hash"),
 )
-"""(field of RunRow, heading, kind): "word" repeats, "number", "hash" is like no other. A phone shows the first."""
+"""(field of RunRow, heading, kind): "word" repeats, "number", "hash" is like no other. A phone shows 3."""
 
 
 def runs_script(rows: Sequence[RunRow]) -> bytes:

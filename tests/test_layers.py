@@ -133,6 +133,7 @@ TORCH_FREE += [
     "leaderboard.build",
     "leaderboard.views",
     "leaderboard.charts",
+    "leaderboard.plane_keys",
 ]
 
 

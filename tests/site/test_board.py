@@ -162,8 +162,8 @@ def test_parameters_from_and_to_are_as_printed(browser, of_record):
 
 
 def test_the_sorted_column_is_named_and_beside_the_names_on_a_phone(browser, of_record):
-    edges = """() => [document.querySelector("#board thead .who"), document.querySelector("#board th[aria-sort]")]
-      .map(h => h.getBoundingClientRect())"""
+    edges = """() => ["#board thead .who", "#board th[aria-sort]"]
+      .map(h => document.querySelector(h).getBoundingClientRect())"""
     with visiting(browser, of_record.folder, width=320) as visitor:
         page = visitor.open(BOARD)
         for name in ("", "#sort=eyechart_mini_video", "#sort=eyechart_mini_probe&dir=ascending"):
