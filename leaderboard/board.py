@@ -32,7 +32,9 @@ def board_href(protocol: str) -> str:
 
 def board(compared: Comparisons) -> Board:
     """The sortable table, highest first on `sort_task`; cells without a number last."""
-    names, first = task_names(compared), sort_task(compared)
+    first = sort_task(compared)
+    # A phone shows one column beside the names: that by which they are sorted.
+    names = sorted(task_names(compared), key=lambda task: task != first)
 
     def rank(encoder: str) -> tuple[float, str]:
         metric = compared.metric(encoder, first)
@@ -135,7 +137,7 @@ def trade_figure(compared: Comparisons, table: Board) -> TradeFigure | None:
             )
             for number, (row, span, cost) in enumerate(shown, 1)
         ],
-        "Seconds",
+        "Time per encoder",
         table.sorted_title,
     )
     machines = sorted({_machine(r) for found in compared.runs.values() for r in found})

@@ -19,7 +19,26 @@ SHAPE_OF_SIDE = {
 }
 """Marker shape of each side, and of a difference that favours none, so that no chart depends on colour."""
 
-_EXTENTS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.25, 0.50, 0.75, 1.0)
+_EXTENTS = (
+    0.01,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.06,
+    0.08,
+    0.1,
+    0.12,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.8,
+    1.0,
+)
 _EDGE = 1.5
 """Per cent of a strip's width kept free at both ends, so that a marker at 0 or 100 is whole."""
 

@@ -81,9 +81,9 @@ def runs_files(kit: Kit) -> dict[str, bytes]:
 COLUMNS = (
     ("encoder", "Encoder", "word"),
     ("task", "Task", "word"),
-    ("protocol", "Protocol", "word"),
-    ("seed", "Seed", "number"),
     ("value", "Score, %", "number"),
+    ("seed", "Seed", "number"),
+    ("protocol", "Protocol", "word"),
     ("num_expected", "Expected", "number"),
     ("num_scored", "Scored", "number"),
     ("num_unparsed", "Unparsed", "number"),
@@ -94,7 +94,7 @@ COLUMNS = (
     ("run_key", "Run", "hash"),
     ("bundle_digest", "Bundle", "hash"),
 )
-"""(field of RunRow, heading, kind): "word" repeats, "number", "hash" is like no other."""
+"""(field of RunRow, heading, kind): "word" repeats, "number", "hash" is like no other. A phone shows 3."""
 
 
 def runs_script(rows: Sequence[RunRow]) -> bytes:

@@ -135,6 +135,7 @@ TORCH_FREE += [
     "leaderboard.build",
     "leaderboard.views",
     "leaderboard.charts",
+    "leaderboard.plane_keys",
 ]
 
 

@@ -21,7 +21,7 @@ from harness.pair_facts import PairFact
 from harness.pairs import Pair
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
 from harness.store import ingest, open_store
-from leaderboard import charts, planes, wording
+from leaderboard import charts, wording
 from leaderboard.board import board, board_page
 from leaderboard.build import build_site, render_site, write_site
 from leaderboard.comparisons import Comparisons
@@ -745,18 +745,9 @@ def test_scales():
     scale = charts.score_scale()
     assert (scale.at(0), scale.at(1), scale.at(2), scale.at(-1)) == ("1.50%", "98.50%", "98.50%", "1.50%")
     difference = charts.difference_scale([-0.31, 0.02])
-    assert (difference.low, difference.high, difference.at(0)) == (-0.5, 0.5, "50.00%")
-    assert [t.label for t in charts.ticks(difference, signed=True)] == ["−50", "−25", "0", "+25", "+50"]
+    assert (difference.low, difference.high, difference.at(0)) == (-0.4, 0.4, "50.00%")
+    assert [t.label for t in charts.ticks(difference, signed=True)] == ["−40", "−20", "0", "+20", "+40"]
     assert charts.difference_scale([]).high > 0
-
-
-def test_scatter_keeps_keys_apart():
-    points = [
-        planes.PlaneInput(key=str(i), name="n", side="other", x=(0.4, 0.5, 0.6), y=(0.4, 0.5, 0.6))
-        for i in range(6)
-    ]
-    drawn = planes.scatter(points, "x", "y").points
-    assert len({(p.key_dx, p.key_dy) for p in drawn}) == 6
 
 
 def test_shapes_tell_sides_apart():

@@ -113,10 +113,11 @@
     if (state.source && row.getAttribute("data-source") !== state.source) { return false; }
     if (state.tier && row.getAttribute("data-tier") !== state.tier) { return false; }
     if (state.min || state.max) {
-      var said = row.cells[columns.indexOf("params")].getAttribute("data-value");
-      if (said === null) { return false; }
-      if (state.min && Number(said) < 1e6 * Number(state.min)) { return false; }
-      if (state.max && Number(said) > 1e6 * Number(state.max)) { return false; }
+      /* In millions as printed: whoever asks for 1.4 has read "1.4 M". */
+      var said = parseFloat(row.cells[columns.indexOf("params")].textContent.replace(/,/g, ""));
+      if (isNaN(said)) { return false; }
+      if (state.min && said < Number(state.min)) { return false; }
+      if (state.max && said > Number(state.max)) { return false; }
     }
     return !state.complete || tasks.every(function (t) {
       return state.hide.indexOf(t) > -1 || row.cells[columns.indexOf(t)].hasAttribute("data-value");
@@ -145,7 +146,29 @@
     showColumns(state.hide);
     var header = headers[columns.indexOf(state.sort)];
     if (header && header.getAttribute("aria-sort") !== state.dir) { window.EYECHART_SORT(table, header, state.dir); }
+    if (state.sort !== uncovered) { uncover(header); }
+    uncovered = state.sort;
     showRanks(state);
+  }
+
+  /* Scrolls the board sideways until a column is clear of the names, which stay, and of the edge. As served it is. */
+  var uncovered = standard;
+  function uncover(header) {
+    var box = table.parentNode;
+    var names = headers[0].offsetWidth;
+    var left = header.offsetLeft;
+    if (header === headers[0] || header.hidden) { return; }
+    if (left - box.scrollLeft < names || left + header.offsetWidth - box.scrollLeft > box.clientWidth) {
+      box.scrollLeft = left - names;
+    }
+  }
+
+  function sorting(state) {
+    var header = headers[columns.indexOf(state.sort)];
+    var numeric = header.hasAttribute("data-numeric");
+    var way = state.dir === "descending" ? (numeric ? "highest first" : "from Z") : (numeric ? "lowest first" : "from A");
+    var title = (header.querySelector("button") || header).textContent.trim();
+    return " Sorted by " + title + (header.hidden ? ", a hidden column, " : ", ") + way + ".";
   }
 
   /* ---- ranks of the rows that are left ---- */
@@ -274,7 +297,7 @@
     restore();
     var others = rows.filter(function (row) { return !row.hidden; }).length - shown.length;
     var words = "Showing " + count(shown.length, "ranked encoder") + " of " + ranked.length.toLocaleString("en")
-      + (others ? " and " + count(others, "self-reported row") : "") + ".";
+      + (others ? " and " + count(others, "self-reported row") : "") + "." + sorting(state);
     if (!shown.length) { status.textContent = words + (others ? "" : " Nothing matches: Reset shows all."); return; }
     if (shown.length === ranked.length) { status.textContent = words; return; }
     if (shown.length > RANKED_UP_TO) {

@@ -80,12 +80,23 @@
     return turned;
   }
 
+  /* What is searched of each word of a column: the word, and the id that its page is named by. */
+  function searched(column) {
+    if (!column.seen) {
+      column.seen = column.words.map(function (text, i) {
+        var page = column.hrefs ? column.hrefs[i].replace(/^.*\//, "").replace(/\.html$/, "") : "";
+        return (text + "\n" + page).toLowerCase();
+      });
+    }
+    return column.seen;
+  }
+
   /* 1 for each row that fits a word: a word of its cells, or the beginning of a hash. */
   function fits(word) {
     var found = new Uint8Array(total), row;
     ["encoder", "task", "protocol", "tier", "engine"].forEach(function (name) {
       var column = columns[name];
-      var good = column.words.map(function (text) { return text.toLowerCase().indexOf(word) >= 0; });
+      var good = searched(column).map(function (text) { return text.indexOf(word) >= 0; });
       if (good.indexOf(true) < 0) { return; }
       for (row = 0; row < total; row += 1) { if (good[column.codes[row]]) { found[row] = 1; } }
     });
@@ -228,7 +239,8 @@
 
   function announce() {
     var many = shown.length.toLocaleString("en-US"), all = total.toLocaleString("en-US");
-    status.textContent = (shown.length === total ? all : many + " of " + all) + (total === 1 ? " run." : " runs.");
+    status.textContent = (shown.length === total ? all : many + " of " + all) + (total === 1 ? " run." : " runs.") +
+      (shown.length ? "" : " Nothing fits: Reset shows all.");
     table.setAttribute("aria-rowcount", String(shown.length + 1));
     Array.prototype.forEach.call(table.tHead.rows[0].cells, function (header) {
       if (header.getAttribute("data-column") === state.sort) {
@@ -291,6 +303,11 @@
     /* Browsers refuse an address that changes with every key. */
     window.clearTimeout(later);
     later = window.setTimeout(keep, 300);
+  });
+  document.getElementById("runs-reset").addEventListener("click", function () {
+    keep();
+    window.history.pushState(null, "", "#");
+    read();
   });
   function resize() {
     rowHeight = lines.length ? lines[0].getBoundingClientRect().height : rowHeight;

@@ -143,19 +143,38 @@ def test_each_choice_leaves_what_sql_leaves(browser, of_record, control, value, 
         assert set(page.evaluate(SHOWN)) == wanted and wanted
 
 
-def test_parameters_from_and_to(browser, of_record):
+def test_parameters_from_and_to_are_as_printed(browser, of_record):
     with visiting(browser, of_record.folder) as visitor:
         page = visitor.open(BOARD)
         sizes = page.evaluate(
             """() => Object.fromEntries(Array.from(document.querySelectorAll("#board tr[data-id]")).map(r =>
-            [r.dataset.id, Number(r.querySelector("td.params").dataset.value)]))"""
+            [r.dataset.id, parseFloat(r.querySelector("td.params").textContent)]))"""
         )
-        middle = sorted(sizes.values())[len(sizes) // 2]
-        page.fill("#f-max", str((middle - 1) / 1e6))
-        assert set(page.evaluate(SHOWN)) == {e for e, n in sizes.items() if n < middle}
+        least, most = min(sizes.values()), max(sizes.values())
+        assert least < most
+        page.fill("#f-max", str(least))
+        assert set(page.evaluate(SHOWN)) == {e for e, n in sizes.items() if n == least}
         page.fill("#f-max", "")
-        page.fill("#f-min", str(middle / 1e6))
-        assert set(page.evaluate(SHOWN)) == {e for e, n in sizes.items() if n >= middle}
+        page.fill("#f-min", str(most))
+        assert set(page.evaluate(SHOWN)) == {e for e, n in sizes.items() if n == most}
+        page.fill("#f-min", str(most + 0.1))
+        assert page.evaluate(SHOWN) == []
+
+
+def test_the_sorted_column_is_named_and_beside_the_names_on_a_phone(browser, of_record):
+    edges = """() => ["#board thead .who", "#board th[aria-sort]"]
+      .map(h => document.querySelector(h).getBoundingClientRect())"""
+    with visiting(browser, of_record.folder, width=320) as visitor:
+        page = visitor.open(BOARD)
+        for name in ("", "#sort=eyechart_mini_video", "#sort=eyechart_mini_probe&dir=ascending"):
+            page.evaluate(f"location.hash = '{name}'")
+            page.wait_for_timeout(50)
+            names, column = page.evaluate(edges)
+            assert column["left"] >= names["right"] - 1 and column["right"] <= 321, name
+        assert "Sorted by Mini linear probe, lowest first." in page.text_content("#status")
+        page.evaluate("location.hash = '#sort=eyechart_mini_probe&hide=eyechart_mini_probe'")
+        page.wait_for_timeout(50)
+        assert "Sorted by Mini linear probe, a hidden column, highest first." in page.text_content("#status")
 
 
 def test_the_address_holds_everything_and_the_back_button_works(browser, of_record):

@@ -102,7 +102,7 @@ def test_scores_are_printed_as_the_pages_do_ties_too(visitor, many):
     state = press(page, "value")
     shown, step = [], 0
     while len(set(shown)) < len({per_cent(v) for v in values}) and step < 200:
-        shown += [row[4] for row in state["rows"]]
+        shown += [row[2] for row in state["rows"]]
         step += 1
         page.evaluate(SCROLL, step * 700)
         state = page.evaluate(STATE)
@@ -125,11 +125,11 @@ def test_sorting_puts_absent_scores_last_both_ways(visitor, many):
     absent = sum(r.value is None for r in many[1])
     for direction, first in (("descending", "100.0"), ("ascending", "0.0")):
         state = press(page, "value")
-        assert state["sorted"] == [f"value {direction}"] and state["rows"][0][4] == first
+        assert state["sorted"] == [f"value {direction}"] and state["rows"][0][2] == first
         page.evaluate("document.getElementById('runs-view').scrollTop = 1e9")
         page.locator("#runs tr[aria-rowindex='10001']").wait_for()
         last = page.evaluate(STATE)["rows"][-5:]
-        assert absent > 5 and {row[4] for row in last} == {"incomplete"}
+        assert absent > 5 and {row[2] for row in last} == {"incomplete"}
 
 
 def test_the_filter_counts_what_fits(visitor, many):
@@ -144,8 +144,24 @@ def test_the_filter_counts_what_fits(visitor, many):
         page.locator("#runs-filter").fill(words)
         state = page.evaluate(STATE)
         count = sum(map(fits, runs))
-        assert state["shown"] == f"{count:,} of 10,000 runs." and state["count"] == count + 1, words
+        none = "" if count else " Nothing fits: Reset shows all."
+        assert state["shown"] == f"{count:,} of 10,000 runs.{none}" and state["count"] == count + 1, words
         assert len(state["rows"]) == min(count, len(state["rows"]))
+
+
+def test_the_filter_reads_ids_and_reset_shows_all(visitor, many):
+    page = visitor.open("runs.html")
+    task = many[1][0].task
+    page.locator("#runs-filter").fill(task)
+    count = sum(r.task == task for r in many[1])
+    assert page.evaluate(STATE)["shown"] == f"{count:,} of 10,000 runs."
+    page.locator("#runs-filter").fill("html")
+    assert page.evaluate(STATE)["shown"].startswith("0 of")
+    page.click("#runs-reset")
+    state = page.evaluate(STATE)
+    assert state["shown"] == "10,000 runs." and page.locator("#runs-filter").input_value() == ""
+    page.go_back()
+    assert page.evaluate(STATE)["shown"].startswith("0 of")
 
 
 def test_the_address_holds_the_view_and_back_returns_to_it(visitor):
