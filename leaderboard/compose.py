@@ -24,7 +24,7 @@ from leaderboard.views import (
     TaskPage,
     TaskSection,
 )
-from leaderboard.wording import FLOOR_WORDS, page_name, per_cent, range_of
+from leaderboard.wording import FLOOR_WORDS, count_of, floor_title, page_name, per_cent, range_of
 
 FOREST_UP_TO = 500
 """Encoders in a task's forest plot; the board and the downloads have all."""
@@ -114,12 +114,12 @@ def dead_words(compared: Comparisons, task: str) -> str:
         return (
             f"The best encoder, {best_words}, {how} the floor {floor_words}: no encoder is shown to see here."
         )
-    return f"Best encoder {best_words}; highest floor {floor_words}."
+    return f"Best encoder: {best_words}. Highest floor: {floor_words}."
 
 
 def _named(compared: Comparisons, metric: Metric) -> str:
     span = metric_span(metric)
-    title = compared.facts.submissions[metric.encoder].title
+    title = floor_title(compared.facts.submissions[metric.encoder].title)
     return title if span is None else f"{title}, {per_cent(span.value)} [{range_of(span.low, span.high)}]"
 
 
@@ -176,6 +176,7 @@ def cell(compared: Comparisons, encoder: str, task: str, *, against: str) -> Cel
         lift=min(blind, key=lambda d: d.value, default=None),
         strip=_cell_strip(compared, metric, span, against) if span else None,
         margins=margins,
+        dead=compared.dead(task) is not None,
         place=facts.places.get((compared.protocol, encoder, task)) if span else None,
     )
 
@@ -282,7 +283,7 @@ def _definition(facts: Facts, task: str) -> tuple[Fact, ...]:
         Fact(
             label="Chance", value=f"{per_cent(definition.chance)} %" if definition.chance else "none stated"
         ),
-        Fact(label="Longest answer", value=f"{definition.max_new_tokens} tokens"),
+        Fact(label="Longest answer", value=count_of(definition.max_new_tokens, "token")),
         Fact(label="Margin of the regression check", value=f"{per_cent(definition.gating_margin)} points"),
         Fact(label="Suite", value=definition.suite),
         Fact(label="Version", value=str(definition.version)),

@@ -21,6 +21,7 @@ from leaderboard.pair_page import declared, difference_row, span_of
 from leaderboard.sample_facts import SHOWN_EACH
 from leaderboard.sample_records import Flip, FlipSet, Saying
 from leaderboard.sample_views import Shot
+from leaderboard.sentences import dead_tasks_words, weak_words
 from leaderboard.shots import counted, media_href, shot
 from leaderboard.views import EncoderName, Span
 from leaderboard.wording import page_name
@@ -73,6 +74,8 @@ class FlipsPage:
     task_title: str
     task_href: str
     difference: Span | None
+    marks: tuple[str, ...]
+    """What is to be known of the difference: a sentence if the task is dead and one a held arm."""
     counts: FlipSet
     num_here: int
     """Flips of the direction that the site shows, over all pages."""
@@ -118,13 +121,14 @@ def task_flips(kit: Kit, compared: Comparisons, pair: Pair, task: str) -> list[F
         return []
     row = difference_row(compared, pair, task)
     difference = None if row is None else span_of(row)
+    marks = (*dead_tasks_words(compared, (task,)), *weak_words(compared, (pair.a, pair.b), (task,)))
     cards = {f.sample_id: _render(kit, compared, task, f) for f in found.shown}
     pages = []
     for direction in DIRECTIONS:
         flips = [f for f in found.shown if direction in ("all", f.right)]
         for start in range(0, len(flips), PAGE_SIZE):
             part = flips[start : start + PAGE_SIZE]
-            where = _Place(pair, task, direction, start // PAGE_SIZE + 1, difference)
+            where = _Place(pair, task, direction, start // PAGE_SIZE + 1, difference, marks)
             pages.append(_page(compared, found, where, part, len(flips), cards))
     return pages
 
@@ -138,6 +142,7 @@ class _Place:
     direction: str
     number: int
     difference: Span | None
+    marks: tuple[str, ...]
 
 
 def _page(
@@ -162,6 +167,7 @@ def _page(
         task_title=task_title(facts, task),
         task_href=f"tasks/{page_name(task)}",
         difference=where.difference,
+        marks=where.marks,
         counts=found,
         num_here=num_here,
         most=SHOWN_EACH,

@@ -97,8 +97,12 @@ class Flipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgreementView:
-    """The probe's order against a task's."""
+    """A probe's order against a task's."""
 
+    probe_title: str
+    probe_href: str
+    num_held: int
+    """Encoders that a floor holds on the probe: an order of such tells little."""
     task_title: str
     task_href: str
     dead: bool
@@ -124,6 +128,8 @@ class TaskForest:
     task_href: str
     dead: bool
     tally: str
+    held: str
+    """In how many pairs arms are held by a floor, in words; empty for none."""
     rows: tuple[PairStrip, ...]
 
 
@@ -157,6 +163,8 @@ class Home:
     ticks: tuple[Tick, ...]
     pooled_words: str
     aspects: tuple[AspectRow, ...]
+    unplotted: tuple[tuple[str, str], ...]
+    """(label, page) of pairs that stand in no row beside the pair plot."""
     others: tuple[PairRow, ...]
     """Pairs within one side, such as two pre-trainings of one recipe."""
     board: Board

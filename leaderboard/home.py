@@ -8,6 +8,7 @@ from leaderboard.board import board_href
 from leaderboard.charts import difference_scale, ticks
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import (
+    cell,
     difference_span,
     encoder_name,
     metric_span,
@@ -33,6 +34,7 @@ from leaderboard.front_views import (
 from leaderboard.pair_names import pair_href
 from leaderboard.planes import PlaneInput, pair_plot, scatter
 from leaderboard.sentences import (
+    BOTH_HELD,
     Arms,
     difference_view,
     headline,
@@ -54,6 +56,7 @@ def home_section(compared: Comparisons, table: Board) -> Home:
     said, more = headline(compared)
     arms = pairs_here(compared)
     crossing = [a for a in arms if a.counts]
+    figure = pair_figure(compared, crossing)
     names = task_names(compared)
     found = {(a, t): compared.difference(a.first, a.second, t) for a in arms for t in names}
     spans = [difference_span(d) for d in found.values() if d is not None]
@@ -66,13 +69,14 @@ def home_section(compared: Comparisons, table: Board) -> Home:
         answer=said,
         answer_more=more,
         num_pairs=sum(any(found[a, t] is not None for t in names) for a in crossing),
-        pairs=pair_figure(compared, crossing),
+        pairs=figure,
         scatter=scatter_figure(compared),
         agreements=_agreements(compared),
         forests=tuple(_forest(compared, crossing, t, drawn) for t in names) if crossing else (),
         ticks=ticks(scale, signed=True),
         pooled_words=pooled_words(compared, crossing, found),
         aspects=_aspects(compared, crossing),
+        unplotted=_unplotted(compared, arms, figure),
         others=pair_rows(compared, [a for a in arms if not a.counts], found, scale),
         board=table,
     )
@@ -126,6 +130,15 @@ def pair_figure(compared: Comparisons, crossing: Sequence[Arms]) -> PairFigure |
     return PairFigure(chart=chart, rows=tuple(rows), kinds=drawn, num_left_out=left_out)
 
 
+def _unplotted(
+    compared: Comparisons, arms: Sequence[Arms], figure: PairFigure | None
+) -> tuple[tuple[str, str], ...]:
+    """(label, page) of every pair that the table beside the plot does not list."""
+    listed = {row.href for row in figure.rows} if figure else set()
+    found = ((_label(compared, a), pair_href(a.pair.a, a.pair.b)) for a in arms)
+    return tuple((label, href) for label, href in found if href not in listed)
+
+
 _KINDS = (
     PairKind(words="information differs, as declared", side="classification", shape="square"),
     PairKind(words="information held equal, as declared", side="other", shape="triangle"),
@@ -168,11 +181,13 @@ def scatter_figure(compared: Comparisons) -> ScatterFigure | None:
 
 
 def _agreements(compared: Comparisons) -> tuple[AgreementView, ...]:
-    """The first probe's order against every answering task's, as the index has it."""
-    probe, _ = two_tasks(compared)
+    """Every probe's order against every answering task's, as the index has it; the first probe's first."""
     order = task_names(compared)
-    found = [a for a in compared.facts.agreements if (a.protocol, a.probe) == (compared.protocol, probe)]
-    return tuple(_agreement(compared, a) for a in sorted(found, key=lambda a: order.index(a.task)))
+    found = [a for a in compared.facts.agreements if a.protocol == compared.protocol]
+    return tuple(
+        _agreement(compared, a)
+        for a in sorted(found, key=lambda a: (order.index(a.probe), order.index(a.task)))
+    )
 
 
 def _agreement(compared: Comparisons, found: Agreement) -> AgreementView:
@@ -189,7 +204,15 @@ def _agreement(compared: Comparisons, found: Agreement) -> AgreementView:
             f"rank correlation {_signed(found.correlation)} [{_signed(found.low)}, {_signed(found.high)}] "
             f"over {found.num_encoders} encoders"
         )
+    held = [
+        e
+        for e in compared.encoders
+        if e not in compared.reported and cell(compared, e, found.probe, against="blind").not_beaten
+    ]
     return AgreementView(
+        probe_title=task_title(facts, found.probe),
+        probe_href=f"tasks/{page_name(found.probe)}",
+        num_held=len(held),
         task_title=task_title(facts, found.task),
         task_href=f"tasks/{page_name(found.task)}",
         dead=compared.dead(found.task) is not None,
@@ -213,7 +236,7 @@ def _forest(
     counts = {
         "classification ahead": sum(d.verdict == "classification ahead" for d in verdicts),
         "contrastive ahead": sum(d.verdict == "contrastive ahead" for d in verdicts),
-        "undecided": sum(d.verdict.startswith("undecided") for d in verdicts),
+        "undecided": sum(d.verdict == "undecided" for d in verdicts),
         "without a number": sum(d.span is None for d in verdicts),
     }
     return TaskForest(
@@ -221,6 +244,7 @@ def _forest(
         task_href=f"tasks/{page_name(task)}",
         dead=compared.dead(task) is not None,
         tally=join_words([f"{word} in {number_word(n)}" for word, n in counts.items() if n]),
+        held=_held_tally(verdicts),
         rows=tuple(
             PairStrip(
                 label=_label(compared, a), href=pair_href(a.pair.a, a.pair.b), difference=drawn[a, task]
@@ -228,6 +252,15 @@ def _forest(
             for a in crossing
         ),
     )
+
+
+def _held_tally(verdicts: Sequence[Difference]) -> str:
+    """In how many pairs both arms are held by a floor, and in how many one is; empty for none."""
+    both = sum(d.held == BOTH_HELD for d in verdicts)
+    one = sum(bool(d.held) for d in verdicts) - both
+    counts = {"both arms": both, "one arm": one}
+    words = join_words([f"{word} in {number_word(n)}" for word, n in counts.items() if n])
+    return f"held by a floor: {words}" if words else ""
 
 
 def _aspects(compared: Comparisons, crossing: Sequence[Arms]) -> tuple[AspectRow, ...]:

@@ -17,6 +17,7 @@ from leaderboard.compose import encoder_name, task_names, task_title
 from leaderboard.facts import Facts
 from leaderboard.kit import Kit
 from leaderboard.pair_names import flips_href, pair_href
+from leaderboard.sentences import dead_tasks_words, held_words, weak_words
 from leaderboard.views import EncoderName, Pretraining, Span
 from leaderboard.wording import join_words, page_name
 
@@ -55,6 +56,9 @@ class TaskDifference:
     detectable: float | None = None
     flips: str = ""
     """Page of the flips; empty where there is none."""
+    dead: bool = False
+    held: str = ""
+    """Which of the arms a floor holds, in words; empty for neither."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +73,8 @@ class PairSection:
     """Whether an arm was measured with a single seed on some task."""
     reported: str
     """Titles of self-reported arms; empty for none."""
+    marks: tuple[str, ...]
+    """What the marks of its rows rest on: a sentence a dead task and a cell that a floor holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +157,7 @@ def _section(compared: Comparisons, pair: Pair) -> PairSection:
         suite=compared.facts.suites[compared.protocol],
         rows=tuple(_task_row(compared, pair, t, row, scale) for t, row in found.items()),
         ticks=ticks(scale, signed=True),
+        marks=(*dead_tasks_words(compared), *weak_words(compared, (pair.a, pair.b))),
         one_seed=any(
             metric is not None and metric.num_seeds == 1
             for e in (pair.a, pair.b)
@@ -195,7 +202,11 @@ def _task_row(
     title, href = task_title(facts, task), f"tasks/{page_name(task)}"
     if row is None:
         return TaskDifference(
-            task_title=title, task_href=href, span=None, verdict=_why_absent(compared, pair, task)
+            task_title=title,
+            task_href=href,
+            span=None,
+            verdict=_why_absent(compared, pair, task),
+            dead=compared.dead(task) is not None,
         )
     span = span_of(row)
     leader = pair.a if span.low > 0 else pair.b if span.high < 0 else ""
@@ -218,6 +229,8 @@ def _task_row(
         num_clusters=row["num_clusters"],
         detectable=row["detectable"],
         flips=flips_href(protocol, pair.a, pair.b, task) if flips and flips.shown else "",
+        dead=compared.dead(task) is not None,
+        held=held_words(compared, (pair.a, pair.b), task),
     )
 
 

@@ -11,13 +11,18 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from harness.mini.members import WEIGHTS
 from harness.records import Protocol, Submission
-from harness.submission import manifest_text
+from harness.submission import manifest_text, read_submission
 from leaderboard.board import board_href
 from leaderboard.charts import score_scale, ticks
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import cell, encoder_name, task_head, task_names, task_title
+from leaderboard.doctor_words import DOCTOR_CHECKS, finding_words
 from leaderboard.facts import Facts, RunFacts
+from leaderboard.pair_names import pair_href
+from leaderboard.pair_page import declared
+from leaderboard.sentences import dead_tasks_words, weak_words
 from leaderboard.views import (
     DoctorWord,
     EncoderPage,
@@ -29,9 +34,10 @@ from leaderboard.views import (
     Site,
     StageCost,
 )
-from leaderboard.wording import count_of, page_name, web_link
+from leaderboard.wording import count_of, page_name, pair_label, web_link
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PLAIN_ID = re.compile(r"[a-z0-9-]{1,60}")
 _MAX_DEPTH = 6
 """Nesting of a receipt that is unfolded into labels; anything deeper is printed as JSON."""
 
@@ -58,9 +64,35 @@ def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) ->
         links=tuple(Fact(label="Link", value=link, href=web_link(link)) for link in submission.links),
         pretraining=tuple(Pretraining(**asdict(stage)) for stage in submission.pretraining),
         sections=tuple(_section(c, encoder) for c in compared if encoder in c.encoders),
+        checks=tuple(Fact(label=code, value=words) for code, words in DOCTOR_CHECKS.items()),
+        pairs=_pairs(facts, encoder),
         manifest=manifest_text(submission),
         fetched=bool(_COMMIT.fullmatch(submission.source.revision)),
+        shipped=_shipped(submission),
     )
+
+
+def _pairs(facts: Facts, encoder: str) -> tuple[Fact, ...]:
+    """The declared pairs that have a page, whichever arm it is."""
+    return tuple(
+        Fact(
+            label=pair_label(*(encoder_name(facts, e).title for e in (pair.a, pair.b))),
+            value=pair.note,
+            href=pair_href(pair.a, pair.b),
+        )
+        for pair in declared(facts)
+        if encoder in (pair.a, pair.b)
+    )
+
+
+def _shipped(submission: Submission) -> str:
+    """The manifest in this repository of the same files and input: its weights came along."""
+    if submission.source.kind != "local" or not _PLAIN_ID.fullmatch(submission.id):
+        return ""
+    path = WEIGHTS / f"{submission.id}.toml"
+    ours = read_submission(path) if path.is_file() else None
+    same = ours is not None and (ours.source, ours.input) == (submission.source, submission.input)
+    return f"harness/mini/weights/{path.name}" if same else ""
 
 
 def _section(compared: Comparisons, encoder: str) -> EncoderSection:
@@ -80,6 +112,10 @@ def _section(compared: Comparisons, encoder: str) -> EncoderSection:
         machines=_machines(runs),
         doctor=() if facts.submissions[encoder].floor else _doctor(runs),
         command=_command(facts.submissions[encoder], compared.protocol, runs),
+        marks=(
+            *dead_tasks_words(compared, [t for t in task_names(compared) if compared.metric(encoder, t)]),
+            *weak_words(compared, (encoder,)),
+        ),
     )
 
 
@@ -98,14 +134,14 @@ def _doctor_word(report: tuple[str, ...], count: int) -> DoctorWord:
     if verdict == "sound":
         return DoctorWord(text=f"Sound: nothing wrong was found {when}.", is_fault=False)
     return DoctorWord(
-        text=f"Found {when}: {', '.join(codes) or verdict}. Measured all the same.", is_fault=True
+        text=f"Found {when}: {finding_words(codes) or verdict}. Measured all the same.", is_fault=True
     )
 
 
 def _command(submission: Submission, protocol: str, runs: Sequence[RunFacts]) -> str:
     """The command that makes these runs again; seeds are the protocol's."""
     engines = sorted({r.inputs.get("engine", "") for r in runs} & {"hf", "vllm"})
-    words = ["eyechart", "run", "submission.toml", "--protocol", protocol]
+    words = ["eyechart", "run", _shipped(submission) or "submission.toml", "--protocol", protocol]
     words += ["--engine", engines[0]] if len(engines) == 1 else []
     words += ["--allow-local-code"] if submission.source.kind == "python" else []
     return shlex.join(words)
@@ -161,10 +197,23 @@ def _carriers(runs: Sequence[RunFacts]) -> Fact:
     return Fact(label="Runs", value=words)
 
 
-def _inputs(runs: Sequence[RunFacts]) -> tuple[Fact, ...]:
-    """Inputs, each distinct value once."""
-    pairs = dict.fromkeys((k, v) for r in runs for k, v in sorted(r.inputs.items()))
-    return tuple(Fact(label=f"input: {k}", value=v, code=True) for k, v in sorted(pairs))
+def _inputs(runs: Sequence[RunFacts], label: str = "input") -> tuple[Fact, ...]:
+    """Inputs, one line where all runs have the same, else a line a task; none for what a run does not use."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        for name, value in run.inputs.items():
+            tasks = found.setdefault(name, {}).setdefault(value, [])
+            tasks += [run.task] if run.task not in tasks else []
+    return tuple(
+        Fact(
+            label=f"{label}: {name}" if len(values) == 1 else f"{label}: {name} of {', '.join(tasks)}",
+            value=value,
+            code=True,
+        )
+        for name, values in sorted(found.items())
+        for value, tasks in sorted(values.items(), key=lambda item: item[1])
+        if value
+    )
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +282,7 @@ def methods_page(facts: Facts) -> MethodsPage:
 
 def _recipe(facts: Facts, name: str) -> tuple[Fact, ...]:
     runs = [r for r in facts.runs if r.protocol == name]
-    used = sorted({(k, v) for r in runs for k, v in r.inputs.items()})
-    digests = tuple(Fact(label=f"as run: {k}", value=v, code=True) for k, v in used)
+    digests = _inputs(runs, "as run")
     protocol = facts.protocols.get(name)
     if protocol is None:
         return (Fact(label="Recipe", value="not installed here; the digests below name it"), *digests)

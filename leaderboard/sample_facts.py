@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 
 from harness.comparison import RIGHT
+from harness.digest import digest_bytes
 from leaderboard.comparisons import Comparisons
 from leaderboard.facts import Facts, ScoreTable
 from leaderboard.packs import find_pack, read_pack
@@ -76,12 +77,17 @@ def choose_flips(a: ScoreTable, b: ScoreTable) -> FlipSet:
     means = a.scores.mean(axis=0), b.scores.mean(axis=0)
     right = means[0] >= RIGHT, means[1] >= RIGHT
     size = np.abs(means[0] - means[1])
+
+    def order(i: int) -> tuple[float, str, str]:
+        # Means of equal scores may differ in the last bit: what is printed equal is a tie.
+        return -round(float(size[i]), 9), lot(a.sample_ids[i]), a.sample_ids[i]
+
     shown: list[int] = []
     counts = []
     for mine, other in ((right[0], right[1]), (right[1], right[0])):
         flipped = np.flatnonzero(mine & ~other).tolist()
         counts.append(len(flipped))
-        shown += sorted(flipped, key=lambda i: (-size[i], a.sample_ids[i]))[:SHOWN_EACH]
+        shown += sorted(flipped, key=order)[:SHOWN_EACH]
     return FlipSet(
         num_a=counts[0],
         num_b=counts[1],
@@ -95,9 +101,14 @@ def choose_flips(a: ScoreTable, b: ScoreTable) -> FlipSet:
                 said_a=(),
                 said_b=(),
             )
-            for i in sorted(shown, key=lambda i: (-size[i], a.sample_ids[i]))
+            for i in sorted(shown, key=order)
         ),
     )
+
+
+def lot(sample_id: str) -> str:
+    """What decides among equals: ids count up through a dataset, and its first samples are not all of it."""
+    return digest_bytes(sample_id.encode())
 
 
 def _read_sayings(

@@ -43,7 +43,7 @@ class FlipSet:
     num_b: int
     num_samples: int
     shown: tuple[Flip, ...]
-    """By largest difference of mean score, then by id; at most so many each way."""
+    """By largest difference of mean score, equals by a hash of the id; at most so many each way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,13 +10,22 @@ from harness.pairs import Pair
 from harness.stats import Interval
 from leaderboard.charts import Scale, strip
 from leaderboard.comparisons import REQUIRED_FLOORS, Comparisons
-from leaderboard.compose import cell, difference_span, encoder_name, task_names, task_title, two_tasks
+from leaderboard.compose import (
+    cell,
+    dead_words,
+    difference_span,
+    encoder_name,
+    task_names,
+    task_title,
+    two_tasks,
+)
 from leaderboard.facts import Facts
 from leaderboard.pair_names import pair_href
 from leaderboard.views import Difference, FloorMargin, PairRow
 from leaderboard.wording import (
     FLOOR_WORDS,
     errors_away,
+    floor_title,
     join_words,
     number_word,
     page_name,
@@ -31,6 +40,7 @@ NO_RESULT = (
     "Nothing is measured here: pictures are made up and the language model has random weights.",
     ("The tables below show that every stage ran, and how a board of these tasks will look.",),
 )
+BOTH_HELD = "both held by a floor"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,14 +131,18 @@ def difference_view(
     return Difference(
         **head,
         span=span,
-        verdict=f"{word} ahead" if leader else _undecided(compared, arms, task),
+        verdict=f"{word} ahead" if leader else "undecided",
         strip=strip((span.low, span.value, span.high), side, scale, reference=0.0),
+        held=held_words(compared, (arms.first, arms.second), task),
     )
 
 
-def _undecided(compared: Comparisons, arms: Arms, task: str) -> str:
-    held = [cell(compared, e, task, against="blind").not_beaten for e in (arms.first, arms.second)]
-    return "undecided, both held by a floor" if all(held) else "undecided"
+def held_words(compared: Comparisons, encoders: Sequence[str], task: str) -> str:
+    """Which arms of a pair a floor holds on a task: a difference of such arms may be of no seeing at all."""
+    held = [e for e in encoders if cell(compared, e, task, against="blind").not_beaten]
+    if len(held) == len(encoders):
+        return BOTH_HELD
+    return f"{compared.facts.submissions[held[0]].title} held by a floor" if held else ""
 
 
 def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
@@ -182,20 +196,24 @@ def answer(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
     All of it follows from the paired intervals: an arm is ahead where the interval excludes zero.
     """
     probe, answers = two_tasks(compared)
-    groups: dict[tuple[str, bool], list[tuple[Arms, Interval, Interval]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Arms, Interval, Interval]]] = {}
     for arms in pairs_here(compared) if probe else ():
         both = [compared.difference(arms.first, arms.second, t) for t in (probe, answers)]
         if arms.counts and both[0] is not None and both[1] is not None:
-            key = compared.facts.submissions[arms.first].family, "information" in arms.pair.held_equal
+            key = compared.facts.submissions[arms.first].family, _information(arms)
             groups.setdefault(key, []).append((arms, both[0], both[1]))
     if not groups:
         return _open_question(compared), ()
     order = sorted(groups, key=lambda key: (key[0] != _LABELS, key))
     titles = [task_title(compared.facts, t) for t in (probe, answers)]
-    sentences = [
-        _group_sentence(compared.facts, key, groups[key], titles, first=i == 0) for i, key in enumerate(order)
-    ]
+    sentences = [_group_sentence(compared.facts, key, groups[key], titles) for key in order]
     return sentences[0], (*sentences[1:], _caveat([found for key in order for found in groups[key]]))
+
+
+def _information(arms: Arms) -> str:
+    """Whether both arms are declared to learn from the same information: "equal", "differs" or neither."""
+    sides = {"equal": arms.pair.held_equal, "differs": arms.pair.differs}
+    return next((word for word, aspects in sides.items() if "information" in aspects), "")
 
 
 def _caveat(found: Sequence[tuple[Arms, Interval, Interval]]) -> str:
@@ -227,53 +245,67 @@ def _open_question(compared: Comparisons) -> str:
 
 def _group_sentence(
     facts: Facts,
-    key: tuple[str, bool],
+    key: tuple[str, str],
     found: Sequence[tuple[Arms, Interval, Interval]],
     titles: Sequence[str],
-    *,
-    first: bool,
 ) -> str:
-    family, _ = key
+    """The verdicts of pairs of one kind; what else differs between their arms comes first."""
+    family, information = key
     subject = {
         _LABELS: "the encoder trained to classify labels",
         "caption-word-classification": "the encoder trained to classify the captions' words",
     }.get(family, f"the {family} encoder")
+    pairs = [arms for arms, _, _ in found]
+    where = {
+        "differs": "Where a pair also differs in information, ",
+        "equal": "Where a pair holds information equal, "
+        if _sure(facts, pairs, "information")
+        else "Where a pair is declared to hold information equal, ",
+    }.get(information, "")
     columns = [[item[1] for item in found], [item[2] for item in found]]
     verdicts = [_verdict(c) for c in columns]
-    pairs = _pairs_words(facts, [arms for arms, _, _ in found], uniform=all(verdicts), first=first)
-    if not all(verdicts):
-        parts = [f"on {t} {_tally(c)}, {_size(c, '')}" for t, c in zip(titles, columns, strict=True)]
-        return f"{pairs}, {subject} stands against its contrastive twin {parts[0]}, and {parts[1]}."
-    link = "but" if {*verdicts} == {"ahead of", "behind"} else "and"
-    left, right = (f"on {t} {_size(c, v)}" for t, c, v in zip(titles, columns, verdicts, strict=True))
-    again = "" if verdicts[0] == verdicts[1] else f"{verdicts[1]} it "
-    return f"{pairs}, {subject} is {verdicts[0]} its contrastive twin {left}, {link} {again}{right}."
+    sizes = [_size(c, v) for c, v in zip(columns, verdicts, strict=True)]
+    if all(verdicts):
+        link = "but" if {*verdicts} == {"ahead of", "behind"} else "and"
+        again = "" if verdicts[0] == verdicts[1] else f"{verdicts[1]} it "
+        left, right = (f"on {title} {size}" for title, size in zip(titles, sizes, strict=True))
+        said = f"is {verdicts[0]} its contrastive twin {left}, {link} {again}{right}"
+    else:
+        first, second = ([v, _tally(c)] for v, c in zip(verdicts, columns, strict=True))
+        said = f"is {first[0] or first[1] + ' against'} its contrastive twin on {titles[0]} {sizes[0]}; "
+        said += f"on {titles[1]} it is {f'{second[0]} it' if second[0] else second[1]} {sizes[1]}"
+    sentence = f"{where}{subject} {said} ({_pairs_words(facts, pairs)})."
+    return sentence[0].upper() + sentence[1:]
 
 
-def _pairs_words(facts: Facts, found: Sequence[Arms], *, uniform: bool, first: bool) -> str:
-    count, kind = len(found), _equal_words(facts, found)
+def _pairs_words(facts: Facts, found: Sequence[Arms]) -> str:
+    """How many pairs a sentence rests on, what is equal in all of them, and what its ranges are."""
+    count, kind = len(found), _architecture_words(facts, found)
     if count == 1:
-        return f"In {'the one' if first else 'one more'} pair{kind}"
+        return f"one pair{kind}; 95 % intervals"
     independent = len(independent_groups([(a.first, a.second) for a in found]))
-    shared = "" if independent == count else f" ({number_word(independent)} independent)"
-    number = "both" if count == 2 and uniform else f"{'all ' if uniform else ''}{number_word(count)}"
-    return f"{'In' if uniform else 'Over'} {number} pairs{shared}{kind}"
+    shared = "" if independent == count else f", {number_word(independent)} independent"
+    return f"{number_word(count)} pairs{kind}{shared}; all 95 % intervals"
 
 
-def _equal_words(facts: Facts, found: Sequence[Arms]) -> str:
-    """What all of them hold equal: as a fact where the records bear it out, else as what was declared."""
-    words = []
-    for aspect in ("architecture", "information"):
-        if all(aspect in arms.pair.held_equal for arms in found):
-            records = [
-                fact.found
-                for arms in found
-                for fact in facts.pair_facts.get((arms.pair.a, arms.pair.b), ())
-                if fact.aspect == aspect
-            ]
-            sure = len(records) == len(found) and set(records) == {"equal"}
-            words.append(f"of equal {aspect}" if sure else f"of {aspect} declared equal")
-    return f" {join_words(words)}" if words else ""
+def _sure(facts: Facts, found: Sequence[Arms], aspect: str) -> bool:
+    """Whether the records of every pair bear out that an aspect is equal."""
+    records = [
+        fact.found
+        for arms in found
+        for fact in facts.pair_facts.get((arms.pair.a, arms.pair.b), ())
+        if fact.aspect == aspect
+    ]
+    return len(records) == len(found) and set(records) == {"equal"}
+
+
+def _architecture_words(facts: Facts, found: Sequence[Arms]) -> str:
+    """Equal architecture: as a fact where the records bear it out, else as what was declared."""
+    if not all("architecture" in arms.pair.held_equal for arms in found):
+        return ""
+    return (
+        " of equal architecture" if _sure(facts, found, "architecture") else " of architecture declared equal"
+    )
 
 
 def _verdict(differences: Sequence[Interval]) -> str:
@@ -293,27 +325,33 @@ def _tally(differences: Sequence[Interval]) -> str:
 
 
 def _size(differences: Sequence[Interval], verdict: str) -> str:
-    """How large: plain points where the direction is said in words, signed points where it is not."""
+    """The range that the intervals cover: plain points where the direction is said, signed ones elsewhere.
+
+    One range, and not values with a range of their own: a headline with two ranges a task is not read.
+    """
     spans = [difference_span(d) for d in differences]
     said = verdict in ("ahead of", "behind")
     sign = -1 if verdict == "behind" else 1
-    show = per_cent if said else points
-    values = sorted(sign * s.value for s in spans)
     edges = sorted(sign * edge for s in spans for edge in (s.low, s.high))
-    ends = [values[0]] if show(values[0]) == show(values[-1]) else [values[0], values[-1]]
-    size = " to ".join(show(v) for v in ends) + " points"
-    interval = f"{show(edges[0])} to {show(edges[-1])}"
-    brackets = f"[95 % interval {interval}]" if len(spans) == 1 else f"[95 % intervals within {interval}]"
-    return f"{'by' if said else 'at'} {size} {brackets}"
+    low, high = ((per_cent if said else points)(edge) for edge in (edges[0], edges[-1]))
+    return f"by {low} to {high} points" if said else f"at {low} to {high} points"
 
 
-def weak_words(compared: Comparisons) -> tuple[str, ...]:
-    """One sentence per complete cell that does not pass a required floor by enough."""
+def weak_words(
+    compared: Comparisons, encoders: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """One sentence per complete cell that does not pass a required floor by enough.
+
+    Args:
+        compared: the protocol's comparisons.
+        encoders: to look at; all of them by default.
+        tasks: likewise.
+    """
     found = []
-    for encoder in compared.encoders:
+    for encoder in encoders or compared.encoders:
         if encoder in compared.floors:
             continue
-        for task in task_names(compared):
+        for task in tasks or task_names(compared):
             held = cell(compared, encoder, task, against="blind").not_beaten
             if held:
                 title = compared.facts.submissions[encoder].title
@@ -324,7 +362,16 @@ def weak_words(compared: Comparisons) -> tuple[str, ...]:
 
 def _held_words(margin: FloorMargin) -> str:
     size = f"{points(margin.difference.value)} points, {errors_away(margin.errors_away)} standard errors"
-    return f"{margin.floor} ({margin.kind}; {size})"
+    # A floor whose title says what kind it is needs no second word for it.
+    named = f"the {floor_title(margin.floor)} floor"
+    kind = "" if margin.kind in floor_title(margin.floor).replace("-", " ").lower() else f"{margin.kind}; "
+    return f"{named} ({kind}{size})"
+
+
+def dead_tasks_words(compared: Comparisons, tasks: Sequence[str] = ()) -> tuple[str, ...]:
+    """One sentence per dead task, of all tasks or of those named."""
+    dead = (t for t in tasks or task_names(compared) if compared.dead(t) is not None)
+    return tuple(f"{task_title(compared.facts, t)} is a dead task. {dead_words(compared, t)}" for t in dead)
 
 
 def floors_missing_words(compared: Comparisons) -> tuple[str, ...]:

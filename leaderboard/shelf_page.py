@@ -41,7 +41,7 @@ class ContrastLine:
 
     task: str
     difference: str
-    """Contrastive less classification, signed, digits as published; empty where a value is missing."""
+    """Classification less contrastive, signed, digits as published; empty where a value is missing."""
     theirs: str
     """In words: which side is ahead by how much, or why there is no number."""
     ours: tuple[OurSide, ...]
@@ -155,20 +155,19 @@ def _row_view(row: Row) -> RowView:
 
 
 def pair_view(table: Table, pair: Contrast, mains: Sequence[Comparisons]) -> PairView:
-    """A published pair, every column of its table in order."""
+    """A published pair, every column of its table in order; no column of a table that nobody has read."""
     arms = table.row(pair.classification), table.row(pair.contrastive)
     lines = []
-    for i, column in enumerate(table.columns):
+    for i, column in enumerate(table.columns if table.verified == "seen" else ()):
         left, right = (arm.values[i] for arm in arms)
-        gap = None if left is None or right is None else right - left
-        seen = table.verified == "seen"
-        lines.append(_line(column, gap, mains, NOT_READ if not seen else "not given for both"))
+        gap = None if left is None or right is None else left - right
+        lines.append(_line(column, gap, mains))
     return PairView(
         classification=arms[0].encoder, contrastive=arms[1].encoder, note=pair.note, lines=tuple(lines)
     )
 
 
-def _line(column: Column, gap: Decimal | None, mains: Sequence[Comparisons], absent: str) -> ContrastLine:
+def _line(column: Column, gap: Decimal | None, mains: Sequence[Comparisons]) -> ContrastLine:
     ours = () if gap is None else tuple(o for task in column.ours for o in our_sides(task, gap, mains))
     if not column.ours:
         words = "no task of ours asks this"
@@ -181,7 +180,7 @@ def _line(column: Column, gap: Decimal | None, mains: Sequence[Comparisons], abs
     return ContrastLine(
         task=column.task,
         difference="" if gap is None else signed(gap),
-        theirs=absent if gap is None else _ahead(gap, column.unit),
+        theirs="not given for both" if gap is None else _ahead(gap, column.unit),
         ours=ours,
         ours_words="" if ours else words,
     )
@@ -194,7 +193,7 @@ def our_sides(task: str, gap: Decimal, mains: Sequence[Comparisons]) -> tuple[Ou
 
     Args:
         task: name of a task of ours.
-        gap: the published difference, contrastive less classification.
+        gap: the published difference, classification less contrastive.
         mains: comparisons of protocols of suite `main`, and of no other.
     """
     found = []
@@ -204,14 +203,14 @@ def our_sides(task: str, gap: Decimal, mains: Sequence[Comparisons]) -> tuple[Ou
         for arms in pairs_here(compared):
             if not arms.counts:
                 continue
-            difference = compared.difference(arms.second, arms.first, task)
+            difference = compared.difference(arms.first, arms.second, task)
             if difference is None:
                 continue
             span = difference_span(difference)
-            titles = [facts.submissions[e].title for e in (arms.second, arms.first)]
+            titles = [facts.submissions[e].title for e in (arms.first, arms.second)]
             size = f"{per_cent(abs(span.value))} points [{points_range(span.low, span.high)}]"
             decided = span.low > 0 or span.high < 0
-            side = "contrastive" if span.value > 0 else "classification"
+            side = "classification" if span.value > 0 else "contrastive"
             words = f"{side} ahead by {size}" if decided else f"neither side ahead, {size}"
             same = (span.value > 0) == (gap > 0) and gap != 0
             verdict = "same direction" if same else "opposite direction"
@@ -234,5 +233,5 @@ def signed(gap: Decimal) -> str:
 def _ahead(gap: Decimal, unit: str) -> str:
     if not gap:
         return "no difference"
-    side = "contrastive" if gap > 0 else "classification"
+    side = "classification" if gap > 0 else "contrastive"
     return f"{side} ahead by {abs(gap):f} {'points' if unit == '%' else unit}"

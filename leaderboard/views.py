@@ -62,6 +62,8 @@ class Cell:
     """Difference to the blind floor; None where no blind floor was run."""
     strip: Strip | None = None
     margins: tuple[FloorMargin, ...] = ()
+    dead: bool = False
+    """Whether the task is dead: no encoder on it is shown to see."""
     place: Place | None = None
     """Among all ranked encoders; None for floors, self-reported rows and cells without a number."""
 
@@ -160,6 +162,8 @@ class Difference:
     verdict: str
     """In words: which arm is ahead, "undecided", or why there is no number."""
     strip: Strip | None
+    held: str = ""
+    """Which of the arms a floor holds, in words; empty for neither."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +254,8 @@ class EncoderSection:
     """Distinct reports of the doctor, with the runs that have them; none for a floor."""
     command: str
     """What measures it again, from its manifest."""
+    marks: tuple[str, ...]
+    """What the marks of its cells rest on: a sentence a dead task and a cell that a floor holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,10 +267,16 @@ class EncoderPage:
     links: tuple[Fact, ...]
     pretraining: tuple[Pretraining, ...]
     sections: tuple[EncoderSection, ...]
+    checks: tuple[Fact, ...]
+    """What the doctor looks for: code, and in words."""
+    pairs: tuple[Fact, ...]
+    """Declared pairs that it is an arm of: label, and page from the site's top."""
     manifest: str
     """As TOML."""
     fetched: bool
     """Whether `eyechart fetch` can bring its files."""
+    shipped: str
+    """Where this repository has the manifest, its files beside it; empty where it has not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,11 @@ FLOOR_WORDS = {
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
+def floor_title(title: str) -> str:
+    """A floor's title where a sentence says that it is one: "Floor: blind" -> "blind"."""
+    return title.removeprefix("Floor:").strip() or title
+
+
 def per_cent(value: float) -> str:
     """0.9631 -> "96.3"."""
     text = f"{100 * value:.1f}"

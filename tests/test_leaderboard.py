@@ -17,19 +17,24 @@ import pytest
 
 from harness.bundle import count_scores, write_bundle
 from harness.errors import ResourceError, UsageError
+from harness.mini.members import WEIGHTS
 from harness.pair_facts import PairFact
 from harness.pairs import Pair
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
 from harness.store import ingest, open_store
+from harness.submission import read_submission
 from leaderboard import charts, wording
 from leaderboard.board import board, board_page
 from leaderboard.build import build_site, render_site, write_site
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import cell, task_page
+from leaderboard.doctor_words import DOCTOR_CHECKS
 from leaderboard.facts import Agreement, Facts
 from leaderboard.front_views import Home
 from leaderboard.home import home_section
 from leaderboard.index import _faults, read_facts
+from leaderboard.pair_names import pair_href
+from leaderboard.profiles import _inputs, _shipped
 from leaderboard.sentences import answer, floors_missing_words, weak_words
 
 HEX = "0123456789abcdef" * 4
@@ -344,7 +349,9 @@ def test_a_weak_encoder_is_marked_and_listed(made, compared):
     assert {m.kind for m in weak.not_beaten} == {"blind", "shuffled image", "random init"}
     assert not cell(compared, "net-clip", VQA, against="blind").not_beaten
     sentences = weak_words(compared)
-    assert any(s.startswith("Net Label on Mini video questions: not above Blind (blind;") for s in sentences)
+    assert any(
+        s.startswith("Net Label on Mini video questions: not above the Blind floor (") for s in sentences
+    )
     assert not any("Net Clip on Mini VQA" in s for s in sentences)
     words = pages(made.site)["boards/mini.html"].words
     assert "not above blind, shuffled image, random init" in words
@@ -387,11 +394,15 @@ def test_dead_task(made, compared):
 def test_answer_follows_from_the_data(made, compared):
     headline, more = answer(compared)
     assert headline.startswith(
-        "In the one pair of architecture declared equal, the encoder trained to classify labels is"
+        "Where a pair also differs in information, the encoder trained to classify labels is ahead of its "
+        "contrastive twin on Mini linear probe by"
     )
-    assert "ahead of its contrastive twin on Mini linear probe by" in headline
     assert "but behind it on Mini VQA by" in headline
-    assert headline.count("interval") == 2
+    assert headline.endswith("(one pair of architecture declared equal; 95 % intervals).")
+    found = [compared.difference("net-label", "net-clip", t) for t in (PROBE, VQA)]
+    for low, high in ((found[0].low, found[0].high), (-found[1].high, -found[1].low)):
+        assert f"by {wording.per_cent(low)} to {wording.per_cent(high)} points" in headline
+    assert len(headline.split()) < 50
     assert "repeated pretraining" in more[-1]
     assert headline in pages(made.site)["index.html"].words
     # Exchange the two arms' scores: the sentence turns round.
@@ -424,9 +435,22 @@ def test_a_pair_that_does_not_count_is_not_in_the_answer(made):
 
 def test_confirmed_equality_is_said_as_a_fact(made):
     sure = {("net-clip", "net-label"): (PairFact("architecture", "equal", "equal"),)}
-    assert answer(changed(made.facts, pair_facts=sure))[0].startswith(
-        "In the one pair of equal architecture, the"
-    )
+    assert "(one pair of equal architecture;" in answer(changed(made.facts, pair_facts=sure))[0]
+
+
+@pytest.mark.parametrize(
+    ("equal", "differs", "records", "begins"),
+    [
+        (("information",), (), "equal", "Where a pair holds information equal, the encoder"),
+        (("information",), (), "unknown", "Where a pair is declared to hold information equal, the encoder"),
+        ((), ("information",), "unknown", "Where a pair also differs in information, the encoder"),
+        ((), (), "unknown", "The encoder trained to classify labels is"),
+    ],
+)
+def test_the_answer_begins_with_what_is_known_of_information(made, equal, differs, records, begins):
+    pair = dataclasses.replace(made.facts.pairs[0], held_equal=equal, differs=differs)
+    found = {(pair.a, pair.b): (PairFact("information", "equal", records),)}
+    assert answer(changed(made.facts, pairs=(pair,), pair_facts=found))[0].startswith(begins)
 
 
 def test_one_seed_is_said_with_the_answer(made):
@@ -482,10 +506,15 @@ def test_several_pairs_are_counted(made):
             facts, submissions=submissions, scores=scores, metrics=metrics, pairs=(facts.pairs[0], second)
         )
     )
-    assert headline.startswith("Over two pairs (one independent) of architecture declared equal")
-    assert "on Mini linear probe ahead in two," in headline
-    assert "on Mini VQA behind in one and undecided in one," in headline
-    assert "intervals within" in headline
+    # The second pair says nothing of information: it is a sentence of its own.
+    assert headline.startswith("The encoder trained to classify labels is ahead of its contrastive twin on")
+    pairs = tuple(dataclasses.replace(p, differs=("objective",)) for p in (facts.pairs[0], second))
+    headline, _ = answer(changed(facts, submissions=submissions, scores=scores, metrics=metrics, pairs=pairs))
+    assert "ahead of its contrastive twin on Mini linear probe by" in headline
+    assert "; on Mini VQA it is behind in one and undecided in one at \N{MINUS SIGN}" in headline
+    assert headline.endswith(
+        "(two pairs of architecture declared equal, one independent; all 95 % intervals)."
+    )
 
 
 def test_pairs_of_the_start_page(made, compared):
@@ -535,11 +564,53 @@ def test_rank_flips_are_named(made):
     assert [v.num_flips for v in views] == [2, 0]
     assert views[0].words == "rank correlation −0.50 [−0.90, +0.40] over 3 encoders"
     assert views[1].words.startswith("no rank correlation")
+    assert {v.probe_title for v in views} == {"Mini linear probe"}
     (flipped,) = views[0].flipped
     assert (flipped.name.id, [o.id for o in flipped.ahead_on_task]) == (
         "net-label",
         ["net-clip", "net-words"],
     )
+
+
+def test_every_probe_is_held_against_the_tasks(made):
+    """An index with two probes: the second one's correlations stand on the page, after the first's."""
+    found = Agreement(
+        protocol="mini", probe=PROBE, task=VQA, num_encoders=3, correlation=0.5, low=-0.4, high=0.9, flips=()
+    )
+    other = dataclasses.replace(found, probe=VIDEO, correlation=0.1)
+    facts = dataclasses.replace(made.facts, agreements=(other, found))
+    views = start_page(Comparisons(facts, "mini")).agreements
+    assert [(v.probe_title, v.num_held) for v in views] == [
+        ("Mini linear probe", 0),
+        ("Mini video questions", 2),
+    ]
+    words = " ".join(Page(render_site(facts)["index.html"].decode()).words.split())
+    assert "Mini video questions and Mini VQA: rank correlation +0.10" in words
+    assert "2 encoders held by a floor on this probe" in words
+
+
+def test_what_holds_an_arm_stands_where_its_number_stands(made, compared):
+    home = start_page(compared)
+    _, _, video = home.forests
+    assert video.rows[0].difference.held == "both held by a floor"
+    assert video.held == "held by a floor: both arms in one" and video.dead
+    site = pages(made.site)
+    for name in ("pairs/net-clip--net-label.html", "encoders/net-label.html"):
+        words = " ".join(site[name].words.split())
+        assert "Mini video questions is a dead task. The best encoder" in words, name
+        assert "Net Label on Mini video questions: not above the Blind floor" in words, name
+    assert "both held by a floor" in site["pairs/net-clip--net-label.html"].words
+    assert "not part of the rule" not in site["encoders/net-label.html"].words, "no pixel patches were run"
+    assert "marks" in site["methods.html"].ids
+
+
+def test_every_pair_is_linked_from_the_start_page(made):
+    page = pages(made.site)["index.html"]
+    hrefs = {a.get("href") for t, a in page.elements if t == "a"}
+    assert {pair_href(p.a, p.b) for p in made.facts.pairs} <= hrefs
+    assert "index.html#pairs" in hrefs and "pairs" in page.ids
+    without = Page(render_site(dataclasses.replace(made.facts, pairs=()))["index.html"].decode())
+    assert "pairs" in without.ids and "No pair is declared and measured" in without.words
 
 
 def test_board_rows_say_cost_tier_and_budget(made):
@@ -630,8 +701,22 @@ def test_encoder_page_has_seeds_costs_and_receipt(made):
         if seed.encoder == "net-label":
             assert seed.run_key[:16] in words
     assert "adapter1 min 30 s1 min 30 s9" in words  # the median of nine equal runs
+    assert "shared by these runs. It is not to be added up" in words
+    assert "re-run" in words
+    assert "Pairs with this encoder" in words
     assert "Receipt 1 of 1" in words and "frozen / before" in words and HEX in words
     assert "614,400" in words and "label-classification" in words
+
+
+def test_inputs_of_a_receipt_name_the_task_where_they_differ(made):
+    run = dataclasses.replace(made.facts.runs[0], task="t", inputs={"dataset": "a", "dtype": "f", "LLM": ""})
+    other = dataclasses.replace(run, task="u", inputs={**run.inputs, "dataset": "b"})
+    again = dataclasses.replace(run, seed=run.seed + 1)
+    assert [(f.label, f.value) for f in _inputs((run, other, again))] == [
+        ("input: dataset of t", "a"),
+        ("input: dataset of u", "b"),
+        ("input: dtype", "f"),
+    ]
 
 
 def test_encoder_page_tells_what_was_tried_before(made):
@@ -669,12 +754,28 @@ def test_what_the_doctor_found_stands_with_the_encoder(made):
         environment={"doctor": {"verdict": "sound", "findings": [], "examined": "2026-11-28"}}
     )
     faults = {"verdict": "findings", "findings": ["resolution", "normalisation"]}
-    assert "Found before 9 runs: resolution, normalisation. Measured all the same." in page(
-        receipt={"doctor": faults}
-    )
+    said = page(receipt={"doctor": faults})
+    assert "Found before 9 runs: resolution (not so: the manifest's side is" in said
+    assert "; normalisation (not so: " in said and "Measured all the same." in said
+    assert "What it looks for, by the code of a finding" in said
     found = pages(made.site)
     floors = [found[f"encoders/{e}.html"] for e, s in made.facts.submissions.items() if s.floor]
     assert floors and all("No report was kept" not in page.words for page in floors)
+
+
+def test_every_finding_of_the_doctor_has_words():
+    source = "".join((WEIGHTS.parent.parent / name).read_text() for name in ("doctor.py", "doctor_checks.py"))
+    lines = re.findall(r"code=(.*),$", source, re.MULTILINE)
+    assert {code for line in lines for code in re.findall(r'"([a-z-]+)"', line)} == set(DOCTOR_CHECKS)
+
+
+def test_a_zoo_encoder_is_measured_again_from_the_repository(made):
+    sub = read_submission(WEIGHTS / "mini-pvt-label-s0.toml")
+    assert _shipped(sub) == "harness/mini/weights/mini-pvt-label-s0.toml"
+    other = dataclasses.replace(sub, source=dataclasses.replace(sub.source, name="resnet"))
+    assert _shipped(other) == "" and _shipped(dataclasses.replace(sub, id="../x")) == ""
+    words = " ".join(pages(made.site)["encoders/net-words.html"].words.split())
+    assert "This site does not have the files" in words
 
 
 def test_encoder_page_tells_how_to_measure_again(made, tmp_path):
