@@ -118,6 +118,8 @@ def test_the_badge_names_the_task_that_decides() -> None:
     lost = replace(verdict("eyechart_lost", "incomplete", 0.0), difference=None, ci_low=None, ci_high=None)
     badge = as_badge(report(tolerated, lost, whole="incomplete"))
     assert "incomplete · lost" in badge and "wide" not in badge
+    worse = verdict("eyechart_worse", "regression", -0.05)
+    assert "regression · worse −5.00" in as_badge(report(lost, close, worse, whole="regression"))
 
 
 def test_the_comment_claims_training_noise_only_where_it_is_known() -> None:
