@@ -273,6 +273,11 @@ def _promote(arguments: argparse.Namespace, path: Path, old: Baseline) -> int:
     made = promote(
         path, old, arguments.bundles, arguments.reason, arguments.board, drop_tasks=arguments.drop_tasks
     )
+    if arguments.drop_tasks:
+        # Read back, since the candidate may have more bundles than the pointer names.
+        dropped = sorted({task.task for task in report.tasks} - set(resolve(path, made).cells))
+        gone = f"no check judges these any more: {', '.join(dropped)}" if dropped else "no task was dropped"
+        print(f"eyechart: {gone}", file=sys.stderr)
     print("\n".join(lines(made)))
     return 0
 

@@ -32,11 +32,11 @@ def needed(parts: DifferenceParts, margin: float, level: float, seeds: tuple[int
     if parts.size.clusters < 2:
         return "one cluster says nothing about others"
     fewest = max(1, min(seeds))
-    counts, times = np.arange(fewest, _MOST_SEEDS + 1), np.arange(1, _MOST_TIMES + 1)
+    counts, times = np.arange(fewest, max(_MOST_SEEDS, fewest) + 1), np.arange(1, _MOST_TIMES + 1)
     settled = _settled(parts, margin, level, seeds, counts[:, None], times[None, :])
     if not settled.any():
         return (
-            f"the difference is too close to the margin to be settled by {_MOST_SEEDS} seeds a side "
+            f"the difference is too close to the margin to be settled by {counts[-1]} seeds a side "
             f"with {_MOST_TIMES} times the samples"
         )
     # Most seeds are had for the asking, so of equal costs the one with fewer samples.

@@ -39,7 +39,7 @@ CASES = (
     Case("degraded", "degraded", 1, says="REGRESSION", failing="eyechart_mini_vqa"),
     Case("under-powered", "under-powered", 0, policy="narrow.toml", says="inconclusive"),
     Case("under-powered, strict", "under-powered", 11, words=("--strict",), policy="narrow.toml"),
-    Case("other protocol", "other-protocol", 12),
+    Case("other protocol", "other-protocol", 12, says="not comparable"),
 )
 
 

@@ -73,6 +73,8 @@ def test_seeds_and_samples_together_are_tried() -> None:
 
 def test_what_nothing_settles_is_said() -> None:
     assert "too close to the margin" in needed(parts(0.0, 4e-4, 4e-4, (1, 3)), 1e-6, 0.95, (1, 3))
+    many = parts(0.0, 4e-4, 4e-4, (120, 120))
+    assert "settled by 120 seeds a side" in needed(many, 1e-6, 0.95, (120, 120))
     few = parts(0.0, 4e-4, 0.0, (3, 3))
     said = needed(few, half(1e-4, 0) * 1.001, 0.95, (3, 3))
     assert said == "about 4,000 samples would settle it; more seeds alone would not"
@@ -116,6 +118,8 @@ def test_the_badge_names_the_task_that_decides() -> None:
     lost = replace(verdict("eyechart_lost", "incomplete", 0.0), difference=None, ci_low=None, ci_high=None)
     badge = as_badge(report(tolerated, lost, whole="incomplete"))
     assert "incomplete · lost" in badge and "wide" not in badge
+    worse = verdict("eyechart_worse", "regression", -0.05)
+    assert "regression · worse −5.00" in as_badge(report(lost, close, worse, whole="regression"))
 
 
 def test_the_comment_claims_training_noise_only_where_it_is_known() -> None:
