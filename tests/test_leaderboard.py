@@ -394,8 +394,8 @@ def test_dead_task(made, compared):
 def test_answer_follows_from_the_data(made, compared):
     headline, more = answer(compared)
     assert headline.startswith(
-        "Where a pair also differs in information, the encoder trained to classify labels is ahead of its "
-        "contrastive twin on Mini linear probe by"
+        "Where the supervision also differs in information, the encoder trained to classify labels is "
+        "ahead of its contrastive twin on Mini linear probe by"
     )
     assert "but behind it on Mini VQA by" in headline
     assert headline.endswith("(one pair of architecture declared equal; 95 % intervals).")
@@ -441,9 +441,9 @@ def test_confirmed_equality_is_said_as_a_fact(made):
 @pytest.mark.parametrize(
     ("equal", "differs", "records", "begins"),
     [
-        (("information",), (), "equal", "Where a pair holds information equal, the encoder"),
-        (("information",), (), "unknown", "Where a pair is declared to hold information equal, the encoder"),
-        ((), ("information",), "unknown", "Where a pair also differs in information, the encoder"),
+        (("information",), (), "equal", "Where the supervision holds equal information, the encoder"),
+        (("information",), (), "unknown", "Where the supervision is declared to hold equal information, the"),
+        ((), ("information",), "unknown", "Where the supervision also differs in information, the encoder"),
         ((), (), "unknown", "The encoder trained to classify labels is"),
     ],
 )
