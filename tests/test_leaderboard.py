@@ -775,7 +775,15 @@ def test_a_zoo_encoder_is_measured_again_from_the_repository(made):
     other = dataclasses.replace(sub, source=dataclasses.replace(sub.source, name="resnet"))
     assert _shipped(other) == "" and _shipped(dataclasses.replace(sub, id="../x")) == ""
     words = " ".join(pages(made.site)["encoders/net-words.html"].words.split())
-    assert "This site does not have the files" in words
+    # Its manifest names no file, so nothing is said of any; one that does, and is not ours, says who has it.
+    assert "Save the manifest as submission.toml." in words
+    facts = made.facts
+    stray = dataclasses.replace(sub.source, name="elsewhere")
+    named = dataclasses.replace(facts.submissions["net-words"], source=stray)
+    page = render_site(dataclasses.replace(facts, submissions={**facts.submissions, "net-words": named}))[
+        "encoders/net-words.html"
+    ]
+    assert b"This site does not have the files: whoever submitted it has." in page
 
 
 def test_encoder_page_tells_how_to_measure_again(made, tmp_path):
