@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.family import MIN_INDEPENDENT, family_effect, independent_groups
+from harness.stats import Interval
 from leaderboard.board import board_href
 from leaderboard.charts import difference_scale, ticks
 from leaderboard.comparisons import Comparisons
@@ -40,10 +42,9 @@ from leaderboard.sentences import (
     headline,
     pair_rows,
     pairs_here,
-    pooled_words,
 )
 from leaderboard.views import Board, Difference
-from leaderboard.wording import join_words, number_word, page_name, pair_label
+from leaderboard.wording import join_words, number_word, page_name, pair_label, points
 
 _KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KEYS_UP_TO = 100
@@ -252,6 +253,34 @@ def _forest(
             for a in crossing
         ),
     )
+
+
+def pooled_words(
+    compared: Comparisons, crossing: Sequence[Arms], found: Mapping[tuple[Arms, str], Interval | None]
+) -> str:
+    """The pairs that cross the sides taken together, task by task, or why they are not."""
+    pooled = [p for p in crossing if p.counts]
+    if not pooled:
+        return ""
+    independent = len(independent_groups([(p.first, p.second) for p in pooled]))
+    shared = f", {number_word(independent)} of them independent (no encoder in common)"
+    shared = "" if independent == len(pooled) else shared
+    lead = f"{number_word(len(pooled)).capitalize()} {'pair' if len(pooled) == 1 else 'pairs'}{shared}"
+    if independent < MIN_INDEPENDENT:
+        least = number_word(MIN_INDEPENDENT)
+        return f"{lead}: fewer than {least} independent pairs, so no pooled effect is given."
+    effects = []
+    for task in dict.fromkeys(task for _, task in found):
+        here = {(p.first, p.second): d.value for p in pooled if (d := found[p, task]) is not None}
+        effect = family_effect(here)
+        if effect.pooled is not None:
+            span = difference_span(effect.pooled)
+            firm = "" if effect.holds_without_any else ", not whichever pair is left out"
+            effects.append(
+                f"{task_title(compared.facts, task)} {points(span.value)} "
+                f"[{points(span.low)}, {points(span.high)}]{firm}"
+            )
+    return f"{lead}. Classification less contrastive, the pair as the unit: {'; '.join(effects)}."
 
 
 def _held_tally(verdicts: Sequence[Difference]) -> str:

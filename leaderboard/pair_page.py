@@ -230,7 +230,7 @@ def _task_row(
         detectable=row["detectable"],
         flips=flips_href(protocol, pair.a, pair.b, task) if flips and flips.shown else "",
         dead=compared.dead(task) is not None,
-        held=held_words(compared, (pair.a, pair.b), task),
+        held=held_words(compared, (pair.a, pair.b), task, ("A", "B")),
     )
 
 

@@ -68,6 +68,7 @@ def encoder_page(facts: Facts, compared: Sequence[Comparisons], encoder: str) ->
         pairs=_pairs(facts, encoder),
         manifest=manifest_text(submission),
         fetched=bool(_COMMIT.fullmatch(submission.source.revision)),
+        num_files=len(submission.source.files),
         shipped=_shipped(submission),
     )
 
@@ -87,7 +88,7 @@ def _pairs(facts: Facts, encoder: str) -> tuple[Fact, ...]:
 
 def _shipped(submission: Submission) -> str:
     """The manifest in this repository of the same files and input: its weights came along."""
-    if submission.source.kind != "local" or not _PLAIN_ID.fullmatch(submission.id):
+    if not _PLAIN_ID.fullmatch(submission.id):
         return ""
     path = WEIGHTS / f"{submission.id}.toml"
     ours = read_submission(path) if path.is_file() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.family import MIN_INDEPENDENT, family_effect, independent_groups
+from harness.family import independent_groups
 from harness.pairs import Pair
 from harness.stats import Interval
 from leaderboard.charts import Scale, strip
@@ -127,22 +127,32 @@ def difference_view(
     span = difference_span(found)
     leader = arms.first if span.low > 0 else arms.second if span.high < 0 else ""
     side = compared.facts.submissions[leader].side if leader else "undecided"
+    names = ("classification arm", "contrastive arm") if arms.crosses else ()
     word = side if arms.crosses else compared.facts.submissions[leader].title if leader else ""
     return Difference(
         **head,
         span=span,
         verdict=f"{word} ahead" if leader else "undecided",
         strip=strip((span.low, span.value, span.high), side, scale, reference=0.0),
-        held=held_words(compared, (arms.first, arms.second), task),
+        held=held_words(compared, (arms.first, arms.second), task, names),
     )
 
 
-def held_words(compared: Comparisons, encoders: Sequence[str], task: str) -> str:
-    """Which arms of a pair a floor holds on a task: a difference of such arms may be of no seeing at all."""
-    held = [e for e in encoders if cell(compared, e, task, against="blind").not_beaten]
+def held_words(compared: Comparisons, encoders: Sequence[str], task: str, names: Sequence[str] = ()) -> str:
+    """Which arms of a pair a floor holds on a task: a difference of such arms may be of no seeing at all.
+
+    Args:
+        compared: the protocol's comparisons.
+        encoders: the two arms.
+        task: name of the task.
+        names: what the arms are called; their titles by default.
+    """
+    called = names or [compared.facts.submissions[e].title for e in encoders]
+    arms = zip(encoders, called, strict=True)
+    held = [name for e, name in arms if cell(compared, e, task, against="blind").not_beaten]
     if len(held) == len(encoders):
         return BOTH_HELD
-    return f"{compared.facts.submissions[held[0]].title} held by a floor" if held else ""
+    return f"{held[0]} held by a floor" if held else ""
 
 
 def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
@@ -155,34 +165,6 @@ def _why_absent(compared: Comparisons, arms: Arms, task: str) -> str:
         elif metric.value is None:
             states.append(f"{title} incomplete")
     return join_words(states) or "the arms were not scored on the same samples"
-
-
-def pooled_words(
-    compared: Comparisons, crossing: Sequence[Arms], found: Mapping[tuple[Arms, str], Interval | None]
-) -> str:
-    """The pairs that cross the sides taken together, task by task, or why they are not."""
-    pooled = [p for p in crossing if p.counts]
-    if not pooled:
-        return ""
-    independent = len(independent_groups([(p.first, p.second) for p in pooled]))
-    shared = f", {number_word(independent)} of them independent (no encoder in common)"
-    shared = "" if independent == len(pooled) else shared
-    lead = f"{number_word(len(pooled)).capitalize()} {'pair' if len(pooled) == 1 else 'pairs'}{shared}"
-    if independent < MIN_INDEPENDENT:
-        least = number_word(MIN_INDEPENDENT)
-        return f"{lead}: fewer than {least} independent pairs, so no pooled effect is given."
-    effects = []
-    for task in dict.fromkeys(task for _, task in found):
-        here = {(p.first, p.second): d.value for p in pooled if (d := found[p, task]) is not None}
-        effect = family_effect(here)
-        if effect.pooled is not None:
-            span = difference_span(effect.pooled)
-            firm = "" if effect.holds_without_any else ", not whichever pair is left out"
-            effects.append(
-                f"{task_title(compared.facts, task)} {points(span.value)} "
-                f"[{points(span.low)}, {points(span.high)}]{firm}"
-            )
-    return f"{lead}. Classification less contrastive, the pair as the unit: {'; '.join(effects)}."
 
 
 def headline(compared: Comparisons) -> tuple[str, tuple[str, ...]]:
@@ -257,10 +239,10 @@ def _group_sentence(
     }.get(family, f"the {family} encoder")
     pairs = [arms for arms, _, _ in found]
     where = {
-        "differs": "Where a pair also differs in information, ",
-        "equal": "Where a pair holds information equal, "
+        "differs": "Where the supervision also differs in information, ",
+        "equal": "Where the supervision holds equal information, "
         if _sure(facts, pairs, "information")
-        else "Where a pair is declared to hold information equal, ",
+        else "Where the supervision is declared to hold equal information, ",
     }.get(information, "")
     columns = [[item[1] for item in found], [item[2] for item in found]]
     verdicts = [_verdict(c) for c in columns]

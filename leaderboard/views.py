@@ -275,6 +275,8 @@ class EncoderPage:
     """As TOML."""
     fetched: bool
     """Whether `eyechart fetch` can bring its files."""
+    num_files: int
+    """That its manifest names; none for a floor without weights."""
     shipped: str
     """Where this repository has the manifest, its files beside it; empty where it has not."""
 

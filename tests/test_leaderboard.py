@@ -394,8 +394,8 @@ def test_dead_task(made, compared):
 def test_answer_follows_from_the_data(made, compared):
     headline, more = answer(compared)
     assert headline.startswith(
-        "Where a pair also differs in information, the encoder trained to classify labels is ahead of its "
-        "contrastive twin on Mini linear probe by"
+        "Where the supervision also differs in information, the encoder trained to classify labels is "
+        "ahead of its contrastive twin on Mini linear probe by"
     )
     assert "but behind it on Mini VQA by" in headline
     assert headline.endswith("(one pair of architecture declared equal; 95 % intervals).")
@@ -441,9 +441,9 @@ def test_confirmed_equality_is_said_as_a_fact(made):
 @pytest.mark.parametrize(
     ("equal", "differs", "records", "begins"),
     [
-        (("information",), (), "equal", "Where a pair holds information equal, the encoder"),
-        (("information",), (), "unknown", "Where a pair is declared to hold information equal, the encoder"),
-        ((), ("information",), "unknown", "Where a pair also differs in information, the encoder"),
+        (("information",), (), "equal", "Where the supervision holds equal information, the encoder"),
+        (("information",), (), "unknown", "Where the supervision is declared to hold equal information, the"),
+        ((), ("information",), "unknown", "Where the supervision also differs in information, the encoder"),
         ((), (), "unknown", "The encoder trained to classify labels is"),
     ],
 )
@@ -775,7 +775,15 @@ def test_a_zoo_encoder_is_measured_again_from_the_repository(made):
     other = dataclasses.replace(sub, source=dataclasses.replace(sub.source, name="resnet"))
     assert _shipped(other) == "" and _shipped(dataclasses.replace(sub, id="../x")) == ""
     words = " ".join(pages(made.site)["encoders/net-words.html"].words.split())
-    assert "This site does not have the files" in words
+    # Its manifest names no file, so nothing is said of any; one that does, and is not ours, says who has it.
+    assert "Save the manifest as submission.toml." in words
+    facts = made.facts
+    stray = dataclasses.replace(sub.source, name="elsewhere")
+    named = dataclasses.replace(facts.submissions["net-words"], source=stray)
+    page = render_site(dataclasses.replace(facts, submissions={**facts.submissions, "net-words": named}))[
+        "encoders/net-words.html"
+    ]
+    assert b"This site does not have the files: whoever submitted it has." in page
 
 
 def test_encoder_page_tells_how_to_measure_again(made, tmp_path):
