@@ -74,6 +74,37 @@ def test_paper_shows_everything_and_no_menu(browser, site):
     assert not found, "\n".join(sorted(set(found)))
 
 
+def test_paper_is_as_wide_as_what_stands_on_it(browser, site):
+    # A4 less the browser's own margins is about this many CSS pixels.
+    with visiting(browser, site.folder, width=720) as visitor:
+        found = []
+        for name in site.sample():
+            page = visitor.open(name)
+            page.emulate_media(media="print")
+            found += [f"{name}: {fault}" for fault in page.evaluate(LAYOUT)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("width", [1440, 1920, 2560])
+def test_all_columns_of_the_board_are_on_a_wide_screen(browser, of_record, width):
+    with visiting(browser, of_record.folder, width=width) as visitor:
+        page = visitor.open("boards/mini.html")
+        assert (
+            page.evaluate("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.scroll'))")
+            <= 0
+        )
+
+
+def test_an_edge_that_hides_columns_is_shaded(browser, of_record):
+    shade = "getComputedStyle(document.querySelector('.scroll')).backgroundImage.split('linear').length - 1"
+    line = "getComputedStyle(document.querySelector('.scroll')).borderRightStyle"
+    with visiting(browser, of_record.folder, width=1000) as visitor:
+        page = visitor.open("boards/mini.html")
+        assert (page.evaluate(shade), page.evaluate(line)) == (4, "none")
+        page.emulate_media(forced_colors="active")
+        assert page.evaluate(line) == "solid"
+
+
 def test_reduced_motion_moves_nothing(browser, site):
     found = []
     with visiting(browser, site.folder, reduced_motion="reduce") as visitor:
