@@ -62,8 +62,9 @@ def pair_facts(
             mine, theirs = a.get(aspect), b.get(aspect)
             found: Found = "unknown" if None in {mine, theirs} else "equal" if mine == theirs else "differs"
             facts.append(PairFact(aspect, declared, found))  # type: ignore[arg-type]
-    # Another architecture has other parameters and tokens as a matter of course.
-    named = {*pair.held_equal, *pair.differs, *(_IMPLIED if "architecture" in pair.differs else ())}
+    # Another architecture has other parameters as a matter of course; another name is no proof of one.
+    implied = _IMPLIED if "architecture" in pair.differs else ()
+    named = {*pair.held_equal, *pair.differs, *implied, "architecture"}
     unnamed = [x for x in sorted(set(a) - named) if None not in {a[x], b[x]} and a[x] != b[x]]
     return (*facts, *(PairFact(aspect, "unnamed", "differs") for aspect in unnamed))
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from harness.mini.members import WEIGHTS
 from harness.records import Protocol, Submission
 from harness.submission import manifest_text, read_submission
 from leaderboard.board import board_href
@@ -20,6 +19,7 @@ from leaderboard.comparisons import Comparisons
 from leaderboard.compose import cell, encoder_name, task_head, task_names, task_title
 from leaderboard.doctor_words import DOCTOR_CHECKS, finding_words
 from leaderboard.facts import Facts, RunFacts
+from leaderboard.kit import HERE
 from leaderboard.pair_names import pair_href
 from leaderboard.pair_page import declared
 from leaderboard.sentences import dead_tasks_words, weak_words
@@ -38,6 +38,8 @@ from leaderboard.wording import count_of, page_name, pair_label, web_link
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PLAIN_ID = re.compile(r"[a-z0-9-]{1,60}")
+_WEIGHTS = HERE.parent / "harness" / "mini" / "weights"
+"""Manifests and files of the zoo."""
 _MAX_DEPTH = 6
 """Nesting of a receipt that is unfolded into labels; anything deeper is printed as JSON."""
 
@@ -90,7 +92,7 @@ def _shipped(submission: Submission) -> str:
     """The manifest in this repository of the same files and input: its weights came along."""
     if not _PLAIN_ID.fullmatch(submission.id):
         return ""
-    path = WEIGHTS / f"{submission.id}.toml"
+    path = _WEIGHTS / f"{submission.id}.toml"
     ours = read_submission(path) if path.is_file() else None
     same = ours is not None and (ours.source, ours.input) == (submission.source, submission.input)
     return f"harness/mini/weights/{path.name}" if same else ""

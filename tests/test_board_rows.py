@@ -118,16 +118,14 @@ def test_what_a_pair_holds_equal_is_computed() -> None:
         "tokens": "equal",
         "information": "unknown",
         "objective": "differs",
-        "architecture": "differs",
     }
-    contradicted = [name for name, f in facts.items() if f.contradicted]
-    assert contradicted == ["images-seen", "images", "parameters", "architecture"]
+    assert [name for name, f in facts.items() if f.contradicted] == ["images-seen", "images", "parameters"]
     same = pair_facts(pair("a", "b", differs=("objective",)), {"a": a, "b": a}, networks)
     assert same[0].contradicted
     # What differs and is not named is no matched pair either; another architecture has other parameters.
     unnamed = {f.aspect: f for f in pair_facts(pair("a", "b", "information"), {"a": a, "b": b}, networks)}
     assert [name for name, f in unnamed.items() if f.declared == "unnamed"] == [
-        *("architecture", "images", "images-seen", "parameters"),
+        *("images", "images-seen", "parameters"),
     ]
     assert unnamed["images"].contradicted
     other = pair("a", "b", "information", differs=("objective", "architecture", "images", "images-seen"))

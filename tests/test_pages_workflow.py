@@ -36,8 +36,8 @@ def test_its_commands_are_ours(workflow):
     ]
     assert "${{" not in script  # expressions come in by the environment, never as text of a program
     commands = [shlex.split(line)[1:] for line in script.splitlines()]
-    assert [words[0] for words in commands] == ["ingest", "publish", "verify"]
+    assert [words[0] for words in commands] == ["mini", "ingest", "publish", "verify"]
     for words in commands:
         build_parser().parse_args(words)
     (upload,) = [s for s in workflow["jobs"]["build"]["steps"] if "upload-pages" in s.get("uses", "")]
-    assert upload["with"]["path"] == commands[1][commands[1].index("--site") + 1]
+    assert upload["with"]["path"] == commands[2][commands[2].index("--site") + 1]
