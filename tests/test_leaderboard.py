@@ -23,6 +23,7 @@ from harness.pairs import Pair
 from harness.records import Answer, InputSpec, PretrainStage, Run, Score, Source, Submission
 from harness.store import ingest, open_store
 from harness.submission import read_submission
+from harness.task import read_task
 from leaderboard import charts, wording
 from leaderboard.board import board, board_page
 from leaderboard.build import build_site, render_site, write_site
@@ -717,6 +718,23 @@ def test_inputs_of_a_receipt_name_the_task_where_they_differ(made):
         ("input: dataset of u", "b"),
         ("input: dtype", "f"),
     ]
+
+
+def test_margins_over_floors_are_those_of_the_query(made):
+    sql = "SELECT encoder, task, floor, difference, ci_low, ci_high, beaten FROM floor_differences"
+    connection = open_store(made.home / "db.duckdb")
+    rows = connection.execute(sql).fetchall()
+    connection.close()
+    assert len(rows) >= 12
+    for encoder, task, floor, value, low, high, beaten in rows:
+        page = (made.site / "encoders" / f"{encoder}.html").read_text(encoding="utf-8")
+        body = page[page.index("Against each floor") :]
+        title = read_task(task).title
+        block = next(b for b in body.split("<tbody>")[1:] if f">{title}</th>" in b).split("</tbody>")[0]
+        (line,) = [line for line in block.split("<tr>") if f"encoders/{floor}.html" in line]
+        ends = wording.points_range(max(low, -1.0), min(high, 1.0))
+        assert f">{wording.points(value)}</span>" in line and f"[{ends}]" in line, (encoder, task, floor)
+        assert ("▼" not in line) == beaten
 
 
 def test_encoder_page_tells_what_was_tried_before(made):
