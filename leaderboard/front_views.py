@@ -131,6 +131,7 @@ class TaskForest:
     held: str
     """In how many pairs arms are held by a floor, in words; empty for none."""
     rows: tuple[PairStrip, ...]
+    ticks: tuple[Tick, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.family import MIN_INDEPENDENT, family_effect, independent_groups
 from harness.stats import Interval
 from leaderboard.board import board_href
-from leaderboard.charts import difference_scale, ticks
+from leaderboard.charts import Scale, difference_scale, ticks
 from leaderboard.comparisons import Comparisons
 from leaderboard.compose import (
     cell,
@@ -60,9 +60,9 @@ def home_section(compared: Comparisons, table: Board) -> Home:
     figure = pair_figure(compared, crossing)
     names = task_names(compared)
     found = {(a, t): compared.difference(a.first, a.second, t) for a in arms for t in names}
-    spans = [difference_span(d) for d in found.values() if d is not None]
-    scale = difference_scale([edge for s in spans for edge in (s.low, s.high)])
-    drawn = {(a, t): difference_view(compared, a, t, found[a, t], scale) for a in arms for t in names}
+    scales = {t: _scale_of(found[a, t] for a in crossing) for t in names}
+    drawn = {(a, t): difference_view(compared, a, t, found[a, t], scales[t]) for a in crossing for t in names}
+    scale = _scale_of(found.values())
     return Home(
         name=compared.protocol,
         suite=suite,
@@ -73,7 +73,7 @@ def home_section(compared: Comparisons, table: Board) -> Home:
         pairs=figure,
         scatter=scatter_figure(compared),
         agreements=_agreements(compared),
-        forests=tuple(_forest(compared, crossing, t, drawn) for t in names) if crossing else (),
+        forests=tuple(_forest(compared, crossing, t, drawn, scales[t]) for t in names) if crossing else (),
         ticks=ticks(scale, signed=True),
         pooled_words=pooled_words(compared, crossing, found),
         aspects=_aspects(compared, crossing),
@@ -81,6 +81,11 @@ def home_section(compared: Comparisons, table: Board) -> Home:
         others=pair_rows(compared, [a for a in arms if not a.counts], found, scale),
         board=table,
     )
+
+
+def _scale_of(differences: Iterable[Interval | None]) -> Scale:
+    spans = [difference_span(d) for d in differences if d is not None]
+    return difference_scale([edge for s in spans for edge in (s.low, s.high)])
 
 
 def _key(place: int) -> str:
@@ -231,7 +236,11 @@ def _signed(value: float) -> str:
 
 
 def _forest(
-    compared: Comparisons, crossing: Sequence[Arms], task: str, drawn: Mapping[tuple[Arms, str], Difference]
+    compared: Comparisons,
+    crossing: Sequence[Arms],
+    task: str,
+    drawn: Mapping[tuple[Arms, str], Difference],
+    scale: Scale,
 ) -> TaskForest:
     verdicts = [drawn[a, task] for a in crossing]
     counts = {
@@ -252,6 +261,7 @@ def _forest(
             )
             for a in crossing
         ),
+        ticks=ticks(scale, signed=True),
     )
 
 
