@@ -36,8 +36,8 @@ def needed(parts: DifferenceParts, margin: float, level: float, seeds: tuple[int
     settled = _settled(parts, margin, level, seeds, counts[:, None], times[None, :])
     if not settled.any():
         return (
-            f"the difference is too close to the margin to be settled by {counts[-1]} seeds a side "
-            f"with {_MOST_TIMES} times the samples"
+            "the noise is too large for this margin, or the difference too close to it: "
+            f"{counts[-1]} seeds a side with {_MOST_TIMES} times the samples would not settle it"
         )
     # Most seeds are had for the asking, so of equal costs the one with fewer samples.
     costs = np.where(settled, counts[:, None] * times[None, :], np.inf)

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
@@ -21,13 +20,14 @@ def ingest_results(arguments: argparse.Namespace) -> int:
     """Verify bundles and load them."""
     from harness.pairs import own_pairs, read_pairs
     from harness.store import ingest
+    from harness.verify import refuse_empty
 
     home = find_home(arguments.home)
     roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
     if not roots:
         raise UsageError("no results to ingest", expected=f"{RESULTS} or {home.results}")
-    for root in arguments.results:
-        _refuse_empty(root)
+    for root in arguments.results or ():
+        refuse_empty(root)
     declared = arguments.pairs or own_pairs()
     report = ingest(
         arguments.db or home.database,
@@ -58,16 +58,6 @@ def ingest_results(arguments: argparse.Namespace) -> int:
         for item in getattr(report, name):
             print(f"  {name.replace('_', ' ')}: {item}")
     return 0
-
-
-def _refuse_empty(root: Path) -> None:
-    """A folder without bundles, named by mistake, would replace a good index by an empty one."""
-    from harness.bundle import find_bundles, find_uncommitted
-    from harness.verify import refuse_part
-
-    if root.is_dir() and not find_bundles(root) and not find_uncommitted(root):
-        refuse_part(root)
-        raise UsageError("no results here", where=str(root), expected="<protocol>/<encoder>/<run key>/")
 
 
 def query(arguments: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from harness.store_files import (
     CONFIG,
     STORE_VERSION,
     open_store,
+    refuse_foreign,
     remove_database,
     replace_database,
     write_error,
@@ -104,6 +105,7 @@ def ingest(
             raise UsageError("no such folder of results", where=str(root))
     if db.is_dir():
         raise UsageError("the database is a folder", where=str(db), fix="name a file")
+    refuse_foreign(db)
     new = db.with_name(db.name + ".new")
     with writer_lock(db):
         try:

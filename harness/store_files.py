@@ -21,6 +21,7 @@ from harness.errors import EyechartError, IntegrityError, ResourceError, StoreBu
 from harness.files import sync_folder
 
 STORE_VERSION = 3
+SUFFIXES = (".duckdb", ".db")
 """Version of harness/schema.sql. A database of another version is replaced, see decision 0009."""
 CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 REBUILD = "run `eyechart ingest --rebuild`: it is made again from the bundles"
@@ -167,6 +168,23 @@ def _spell_command(words: Sequence[str]) -> str:
     first, *rest = words[1:] if started_script else words
     text = " ".join(" ".join([Path(first).name, *rest]).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def refuse_foreign(db: Path) -> None:
+    """A file that was never a database, named by mistake, is not replaced by one.
+
+    What is named like a database may be a damaged one, and what was cut to nothing has lost its mark.
+
+    Raises:
+        UsageError: it is a file of another kind.
+    """
+    if db.suffix in SUFFIXES or not db.is_file():
+        return
+    with open(db, "rb") as file:
+        head = file.read(12)
+    if len(head) == 12 and head[8:] != b"DUCK":
+        fix = "name another file, or remove this one"
+        raise UsageError("a file of another kind lies where the database goes", where=str(db), fix=fix)
 
 
 def remove_database(path: Path) -> None:

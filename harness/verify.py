@@ -111,6 +111,21 @@ def refuse_part(root: Path) -> None:
             raise UsageError(f"this is the folder of one {what}", where=str(root), fix=fix)
 
 
+def refuse_empty(root: Path) -> None:
+    """A folder without bundles, named by mistake, would replace a good index by an empty one.
+
+    Raises:
+        UsageError: no bundle is there; names the folder that was meant where that is clear.
+    """
+    if root.is_dir() and not find_bundles(root):
+        refuse_part(root)
+        waiting = len(find_uncommitted(root))
+        found = f"no bundle, {waiting} folders without COMMIT" if waiting else "no bundle"
+        raise UsageError(
+            "no results here", where=str(root), found=found, expected="<protocol>/<encoder>/<run key>/"
+        )
+
+
 def _inspect(
     paths: Sequence[Path], definitions: Definitions, progress: Progress | None
 ) -> tuple[dict[Path, Bundle], list[EyechartError]]:

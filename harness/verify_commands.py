@@ -87,7 +87,7 @@ def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
     from harness.bundle_rules import read_definitions
     from harness.request import Request
     from harness.store_files import open_store
-    from harness.verify import verify_bundle, verify_results, verify_store
+    from harness.verify import refuse_empty, verify_bundle, verify_results, verify_store
 
     if kind in {BUNDLE, FOLDER}:
         definitions = read_definitions(home.protocols)
@@ -100,6 +100,8 @@ def _look(arguments: argparse.Namespace, home: Home, kind: str) -> Report:
     roots = arguments.results or [root for root in (RESULTS, home.results) if root.is_dir()]
     if not roots:
         raise UsageError("no results to compare with", expected=f"{RESULTS} or {home.results}")
+    for root in arguments.results or ():
+        refuse_empty(root)
     from harness.pairs import own_pairs, read_pairs
 
     pairs = arguments.pairs or own_pairs()

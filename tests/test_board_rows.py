@@ -179,13 +179,18 @@ def test_pairs_that_do_not_count_are_told_when_they_are_read(tmp_path: Path, cap
     assert order[-1] == ("c",)
 
 
-@pytest.mark.parametrize("named", ["empty", "results/mini", "results/mini/a"])
+@pytest.mark.parametrize("named", ["empty", "deep", "results/mini", "results/mini/a"])
 def test_a_folder_without_results_does_not_empty_the_index(
     named, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_runs(tmp_path / "results", "a", draw(1))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "deep" / "1" / "2" / "3").mkdir(parents=True)
+    (tmp_path / "thesis.txt").write_text("a whole thesis")
+    assert main(["ingest", "results", "--db", "thesis.txt"]) == 2
+    assert (tmp_path / "thesis.txt").read_text() == "a whole thesis"
+    assert "a file of another kind" in capsys.readouterr().err
     assert main(["ingest", "results", "--db", "x.duckdb"]) == 0
     assert main(["ingest", named, "--db", "x.duckdb"]) == 2
     assert re.search("no results here|this is the folder of one", capsys.readouterr().err)

@@ -72,9 +72,9 @@ def test_seeds_and_samples_together_are_tried() -> None:
 
 
 def test_what_nothing_settles_is_said() -> None:
-    assert "too close to the margin" in needed(parts(0.0, 4e-4, 4e-4, (1, 3)), 1e-6, 0.95, (1, 3))
+    assert "would not settle it" in needed(parts(0.0, 4e-4, 4e-4, (1, 3)), 1e-6, 0.95, (1, 3))
     many = parts(0.0, 4e-4, 4e-4, (120, 120))
-    assert "settled by 120 seeds a side" in needed(many, 1e-6, 0.95, (120, 120))
+    assert "120 seeds a side with" in needed(many, 1e-6, 0.95, (120, 120))
     few = parts(0.0, 4e-4, 0.0, (3, 3))
     said = needed(few, half(1e-4, 0) * 1.001, 0.95, (3, 3))
     assert said == "about 4,000 samples would settle it; more seeds alone would not"
