@@ -28,7 +28,7 @@ _RARE = 3
 _BELOW = 3.0
 """Standard deviations by which too few clusters are drawn in the mean: too many are once in 700."""
 _SLOTS = 2048
-"""Equal parts of the unit interval that `_PoissonTable` looks a random number up in."""
+"""Equal parts of the unit interval that `_PoissonTables` looks a random number up in."""
 
 
 class Bootstrap(NamedTuple):

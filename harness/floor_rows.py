@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from harness.comparison import all_against, floor_pools
 from harness.records import Submission
-from harness.stats import Interval
+from harness.stats import Interval, null_unknown
 from harness.variance import SeedPool
 
 BEATS_BY = 5.0
@@ -84,21 +83,19 @@ def floor_rows(
         if not held:
             continue
         found = against_floor({e: tables[e] for e in held}, tables[floor.id], clusters, pool)
-        rows += [{"encoder": e, "floor": floor.id, "kind": kind, **_row(d)} for e, d in found.items()]
+        rows += [
+            {
+                "encoder": encoder,
+                "floor": floor.id,
+                "kind": kind,
+                "difference": difference.value,
+                **null_unknown(difference),
+                "seeds_unknown": difference.seeds_unknown,
+                "beaten": beats(difference),
+            }
+            for encoder, difference in found.items()
+        ]
     return sorted(rows, key=lambda row: (row["encoder"], row["floor"]))
-
-
-def _row(found: Interval) -> dict[str, Any]:
-    known = bool(np.isfinite(found.se))
-    return {
-        "difference": found.value,
-        "ci_low": found.low,
-        "ci_high": found.high,
-        "se": found.se if known else None,
-        "df": found.df if known else None,
-        "seeds_unknown": found.seeds_unknown,
-        "beaten": beats(found),
-    }
 
 
 def errors_away(difference: Interval) -> float:

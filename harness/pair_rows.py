@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from harness.comparison import compare
 from harness.pairs import Pair
+from harness.stats import null_unknown
 from harness.variance import SeedPool
 
 
@@ -79,14 +79,11 @@ def _pair_row(
     """The difference a − b on one task and what goes with it; None stands for what is unknown."""
     found = compare(a, b, clusters, pool, floors)
     got = found.interval
-    known = bool(np.isfinite(got.se))
+    columns = null_unknown(got)
     return {
         "difference": got.value,
-        "ci_low": got.low,
-        "ci_high": got.high,
-        "se": got.se if known else None,
-        "df": got.df if known else None,
-        "p": got.p if known else None,
+        **columns,
+        "p": None if columns["se"] is None else got.p,
         "only_a": found.only_a,
         "only_b": found.only_b,
         "num_samples": found.num_samples,

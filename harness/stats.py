@@ -58,6 +58,17 @@ class Interval(NamedTuple):
     """Of a difference: two-sided p of no difference. 1 for an estimate, which is held against nothing."""
 
 
+def null_unknown(got: Interval) -> dict[str, float | None]:
+    """Columns of an interval. SQL has NULL for "unknown"; an infinity would poison every sum it meets."""
+    known = math.isfinite(got.se)
+    return {
+        "ci_low": got.low,
+        "ci_high": got.high,
+        "se": got.se if known else None,
+        "df": got.df if known else None,
+    }
+
+
 class Limits(NamedTuple):
     """Interval, standard error, degrees of freedom and p of many values at once; each (…)."""
 

@@ -30,7 +30,7 @@ from harness.pair_facts import network_of, pair_facts
 from harness.pair_rows import declared_rows, difference_rows, pair_notes
 from harness.pairs import Pair
 from harness.records import SELF_REPORTED, TIERS, Submission
-from harness.stats import estimate
+from harness.stats import estimate, null_unknown
 from harness.store_files import (
     CONFIG,
     STORE_VERSION,
@@ -368,16 +368,7 @@ def _metric_row(runs: Sequence[Entry]) -> dict[str, Any]:
 
 def _interval(scores: NDArray[Any], clusters: NDArray[Any], pool: SeedPool | None) -> dict[str, Any]:
     got = estimate(scores, clusters, pool)
-    # SQL has NULL for "unknown"; an infinite standard error would poison every sum it meets.
-    known = bool(np.isfinite(got.se))
-    return {
-        "value": got.value,
-        "ci_low": got.low,
-        "ci_high": got.high,
-        "se": got.se if known else None,
-        "df": got.df if known else None,
-        "seeds_unknown": got.seeds_unknown,
-    }
+    return {"value": got.value, **null_unknown(got), "seeds_unknown": got.seeds_unknown}
 
 
 def _column(connection: duckdb.DuckDBPyConnection, name: str, entry: Entry) -> NDArray[Any]:

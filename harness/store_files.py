@@ -21,7 +21,8 @@ from harness.errors import EyechartError, IntegrityError, ResourceError, StoreBu
 from harness.files import sync_folder
 
 STORE_VERSION = 3
-SUFFIXES = (".duckdb", ".db")
+_SUFFIXES = (".duckdb", ".db")
+_MARK, _MARK_AT = b"DUCK", 8
 """Version of harness/schema.sql. A database of another version is replaced, see decision 0009."""
 CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 REBUILD = "run `eyechart ingest --rebuild`: it is made again from the bundles"
@@ -170,19 +171,23 @@ def _spell_command(words: Sequence[str]) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
+def is_database(path: Path) -> bool:
+    """Whether a file is named like a database, which may be damaged, or bears DuckDB's mark."""
+    if path.suffix in _SUFFIXES:
+        return True
+    with open(path, "rb") as file:
+        return file.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
+
+
 def refuse_foreign(db: Path) -> None:
     """A file that was never a database, named by mistake, is not replaced by one.
 
-    What is named like a database may be a damaged one, and what was cut to nothing has lost its mark.
+    What was cut to nothing has lost its mark.
 
     Raises:
         UsageError: it is a file of another kind.
     """
-    if db.suffix in SUFFIXES or not db.is_file():
-        return
-    with open(db, "rb") as file:
-        head = file.read(12)
-    if len(head) == 12 and head[8:] != b"DUCK":
+    if db.is_file() and db.stat().st_size >= _MARK_AT + len(_MARK) and not is_database(db):
         fix = "name another file, or remove this one"
         raise UsageError("a file of another kind lies where the database goes", where=str(db), fix=fix)
 

@@ -14,7 +14,6 @@ from harness.progress import Stage
 from harness.verify import Report
 
 BUNDLE, STORE, SITE, FOLDER = "bundle", "database", "site", "results"
-_DUCKDB_MARK, _MARK_AT = b"DUCK", 8
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -46,12 +45,10 @@ def _kind_of(path: Path) -> str:
             return BUNDLE
         return SITE if (path / "index.html").is_file() else FOLDER
     if path.is_file():
-        # A database that was cut short to nothing has lost its mark, and is damage all the same.
-        if path.suffix in {".duckdb", ".db"}:
+        from harness.store_files import is_database
+
+        if is_database(path):
             return STORE
-        with open(path, "rb") as file:
-            if file.read(_MARK_AT + len(_DUCKDB_MARK))[_MARK_AT:] == _DUCKDB_MARK:
-                return STORE
     found = "a file of another kind" if path.exists() else "nothing"
     expected = "a bundle, a folder of results, a database or a site"
     raise UsageError("nothing to verify", where=str(path), found=found, expected=expected)

@@ -53,11 +53,7 @@ def stated_repository(site: Path) -> str:
     Raises:
         UsageError: it names something that is no address.
     """
-    page = site / "index.html"
-    if not page.is_file():
-        return ""
-    found = _REPOSITORY.search(page.read_text(encoding="utf-8", errors="replace"))
-    return repository_address(html.unescape(found[1])) if found else ""
+    return repository_address(_stated(site, _REPOSITORY))
 
 
 def stated_address(site: Path) -> str:
@@ -66,8 +62,12 @@ def stated_address(site: Path) -> str:
     Raises:
         UsageError: it says something that is no address.
     """
+    return base_address(_stated(site, _CANONICAL).removesuffix("index.html"))
+
+
+def _stated(site: Path, pattern: re.Pattern[str]) -> str:
+    """What the start page has in the pattern's group; empty where it has not."""
     page = site / "index.html"
-    if not page.is_file():
-        return ""
-    found = _CANONICAL.search(page.read_text(encoding="utf-8", errors="replace"))
-    return base_address(html.unescape(found[1]).removesuffix("index.html")) if found else ""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    found = pattern.search(text)
+    return html.unescape(found[1]) if found else ""
